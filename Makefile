@@ -1,0 +1,42 @@
+# make lab          install what is missing, check this machine, open the first notebook
+# make test         lint and every test
+# make notebooks    run the notebooks and store them with their results
+# make grids        measure again what the notebooks show as stored
+# make bench        how fast and how heavy the harness is
+#
+# PYTHON=python3.12  the Python to make .venv with
+# LAB_ARGS, TEST_ARGS  more arguments for JupyterLab and pytest
+# NOTEBOOKS=notebooks/03_evict_the_queue.ipynb  only this one
+
+NOTEBOOKS ?= notebooks/*.ipynb
+python := .venv/bin/python
+export PYTHON
+
+.PHONY: lab test notebooks grids bench
+
+# PATH, so that !celery in a cell and a terminal in JupyterLab find the programs of .venv.
+lab:
+	@sh helpers/make_env.sh lab
+	@$(python) -m helpers.doctor
+	PATH="$$PWD/.venv/bin:$$PATH" $(python) -m jupyterlab $(LAB_ARGS) notebooks/00_start_here.ipynb
+
+test:
+	@sh helpers/make_env.sh dev
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m pytest -n 2 $(TEST_ARGS)
+
+notebooks:
+	@sh helpers/make_env.sh lab
+	@$(python) -m helpers.store $(NOTEBOOKS)
+
+grids:
+	@sh helpers/make_env.sh lab
+	@for grid in notebooks/grids/*.py; do \
+		[ -e "$$grid" ] || continue; \
+		echo "$$grid"; $(python) "$$grid" || exit 1; \
+	done
+
+bench:
+	@sh helpers/make_env.sh lab
+	@$(python) tests/bench.py

@@ -1,0 +1,33 @@
+"""Break Celery on Redis on purpose, and count what was lost, repeated or stuck."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from helpers import lens, plots
+    from helpers.fates import Outcome, effects
+    from helpers.predict import predict
+    from helpers.reaper import private_directory
+    from helpers.stack import Stack
+    from helpers.trials import interval, repeat
+
+_PLACES = {
+    "Outcome": "fates",
+    "Stack": "stack",
+    "effects": "fates",
+    "interval": "trials",
+    "predict": "predict",
+    "private_directory": "reaper",
+    "repeat": "trials",
+}
+__all__ = ["Outcome", "Stack", "effects", "interval", "lens", "plots", "predict"]
+__all__ += ["private_directory", "repeat"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: `python -m helpers.doctor` must run where nothing is installed yet.
+    if name in ("lens", "plots"):
+        return importlib.import_module(f"helpers.{name}")
+    if name in _PLACES:
+        return getattr(importlib.import_module(f"helpers.{_PLACES[name]}"), name)
+    raise AttributeError(f"module 'helpers' has no attribute {name!r}")

@@ -1,0 +1,88 @@
+"""The append-only record of what was attempted, accepted, received, started and finished.
+
+It is a file outside the broker, so Redis cannot lose it. Each event is one line, written by one
+`write` to a descriptor opened with `O_APPEND`: lines of several processes do not mix, and what was
+written survives the `SIGKILL` of the writer.
+"""
+
+import itertools
+import json
+import os
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+
+
+class Ledger:
+    """Append events to, and read events from, one file."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._numbers = itertools.count()
+        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def append(self, event: str, task_id: str | None = None, **details: Any) -> None:
+        """Write one event. Raises OSError when the disk is full.
+
+        `at` is monotonic time and `wall` the time of day, both in seconds; `n` numbers the lines
+        of a process, so that a missing one shows.
+        """
+        record = {
+            "event": event,
+            "id": task_id,
+            "at": time.monotonic(),
+            "wall": time.time(),
+            "pid": os.getpid(),
+            "n": next(self._numbers),
+            **details,
+        }
+        # A new line on both sides: a line torn by a crash spoils itself and not its neighbour.
+        line = b"\n" + json.dumps(record, separators=(",", ":"), default=str).encode() + b"\n"
+        if os.write(self._descriptor, line) != len(line):
+            raise OSError(
+                f"the ledger {self.path.name} took only a part of a line: is the disk full?"
+            )
+
+    def read(self) -> "History":
+        """All events so far, in the order in which they were written."""
+        lines = [line for line in self.path.read_bytes().split(b"\n") if line]
+        try:
+            return History(json.loads(b"[" + b",".join(lines) + b"]"))
+        except ValueError:
+            return History(*_read_torn(lines))
+
+    def close(self) -> None:
+        """Close the descriptor. Safe to call twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _read_torn(lines: list[bytes]) -> tuple[list[Event], int]:
+    events: list[Event] = []
+    torn = 0
+    for line in lines:
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            torn += 1
+    return events, torn
+
+
+class History(list[Event]):
+    """Events of a ledger. `torn` counts lines that a crash cut short."""
+
+    def __init__(self, events: list[Event], torn: int = 0) -> None:
+        super().__init__(events)
+        self.torn = torn
+
+    @property
+    def missing(self) -> int:
+        """Lines that a process numbered and the file does not hold."""
+        numbers: defaultdict[int, set[int]] = defaultdict(set)
+        for event in self:
+            numbers[event["pid"]].add(event["n"])
+        return sum(max(seen) - min(seen) + 1 - len(seen) for seen in numbers.values())

@@ -1,0 +1,8 @@
+"""The charts of the course: each draws one figure, says it in one sentence, adds a small table."""
+
+from helpers.plots.fates import fates
+from helpers.plots.rates import rates
+from helpers.plots.sequence import sequence
+from helpers.plots.strips import strips
+
+__all__ = ["fates", "rates", "sequence", "strips"]

@@ -1,0 +1,102 @@
+"""Colours, symbols and type of all charts. A symbol alone tells the fate; the colour repeats it."""
+
+import math
+from dataclasses import dataclass
+
+from matplotlib.path import Path
+
+WIDTH = 8.0  # inches: fills a notebook cell, and needs no scrolling on a small screen
+
+INK = "#222222"
+QUIET = "#666666"
+BAND = "#F1F3F5"
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
+
+# The same hues, dark enough for thin lines and for white text on them.
+DEEP_VERMILION, DEEP_GREEN = "#B34E00", "#00735A"
+
+RC: dict[str, object] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, so each machine draws the same
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.5,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "text.parse_math": False,  # a dollar sign in a reader's text is a dollar sign
+}
+
+Ring = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """How one fate is drawn: a filled outline in the square from -1 to 1, and its colour."""
+
+    shape: Path
+    colour: str
+
+
+def _shape(*rings: Ring) -> Path:
+    """One path of closed rings: anticlockwise ones are filled, clockwise ones are holes."""
+    return Path.make_compound_path(*(Path([*ring, ring[0]], closed=True) for ring in rings))
+
+
+def _box(left: float, bottom: float, right: float, top: float) -> Ring:
+    return [(left, bottom), (right, bottom), (right, top), (left, top)]
+
+
+def _bar(start: tuple[float, float], end: tuple[float, float], width: float = 0.3) -> Ring:
+    (x0, y0), (x1, y1) = start, end
+    half = width / 2 / math.hypot(x1 - x0, y1 - y0)
+    x, y = -(y1 - y0) * half, (x1 - x0) * half
+    return [(x0 - x, y0 - y), (x1 - x, y1 - y), (x1 + x, y1 + y), (x0 + x, y0 + y)]
+
+
+def _disc(radius: float) -> Ring:
+    angles = [2 * math.pi * step / 32 for step in range(32)]
+    return [(radius * math.cos(angle), radius * math.sin(angle)) for angle in angles]
+
+
+_FULL = _box(-1, -1, 1, 1)
+_FRAME = (_FULL, _box(-0.78, -0.78, 0.78, 0.78)[::-1])
+_COPY = [(-0.4, 0.65), (0.65, 0.65), (0.65, -0.4), (1, -0.4), (1, 1), (-0.4, 1)]
+_RISING = _bar((-0.85, -0.85), (0.85, 0.85))
+_FALLING = _bar((-0.85, 0.85), (0.85, -0.85))
+
+# Square: the broker took the task. Round: the publish raised. In the order in which fates are told.
+FATES: dict[str, Symbol] = {
+    "done": Symbol(_shape(_FULL), BLUE),
+    "duplicated": Symbol(_shape(_box(-1, -1, 0.4, 0.4), _COPY), ORANGE),
+    "lost": Symbol(_shape(*_FRAME, _RISING, _FALLING), VERMILION),
+    "stranded": Symbol(_shape([(-1, 1), (0, 0), (1, 1)], [(-1, -1), (1, -1), (0, 0)]), PURPLE),
+    "held": Symbol(_shape(*_FRAME, _disc(0.42)), GREEN),
+    "queued": Symbol(
+        _shape(_box(-1, 0.6, 1, 1), _box(-1, -0.2, 1, 0.2), _box(-1, -1, 1, -0.6)), SKY
+    ),
+    "failed": Symbol(_shape([(-1, -1), (1, -1), (0, 1)]), BLACK),
+    "discarded": Symbol(_shape(*_FRAME, _RISING), QUIET),
+    "refused": Symbol(_shape(_disc(1), _box(-0.65, -0.24, 0.65, 0.24)[::-1]), VERMILION),
+    "recovered": Symbol(_shape(_disc(1)), GREEN),
+    "unexpected": Symbol(
+        _shape([(1, 0), (0, 1), (-1, 0), (0, -1)], [(0.45, 0), (0, -0.45), (-0.45, 0), (0, 0.45)]),
+        PURPLE,
+    ),
+}

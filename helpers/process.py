@@ -1,0 +1,108 @@
+"""A child process with a log: alive, pause, resume, kill, the tail of the log in every error."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from helpers import reaper
+from helpers.errors import StackError
+
+
+class Log:
+    """The log file of one process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def text(self) -> str:
+        """The whole log so far."""
+        return self.path.read_text(errors="replace") if self.path.exists() else ""
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines that a Celery process logged as ERROR or CRITICAL."""
+        return re.findall(r"^\[[^]]*: (?:ERROR|CRITICAL)/.*$", self.text, flags=re.MULTILINE)
+
+    def tail(self, lines: int = 20) -> str:
+        """The last `lines` lines."""
+        return "\n".join(self.text.splitlines()[-lines:])
+
+
+class Process:
+    """One child in its own process group.
+
+    `command` is the whole command line; standard output and error go to `log`.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path
+    ) -> None:
+        self.name = name
+        self.command = list(command)
+        self.log = Log(log)
+        self._cwd, self._env = cwd, dict(env)
+        self._paused = False
+        self._process = self._spawn()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self.log.path.open("ab") as out:
+            return reaper.spawn(self.command, cwd=self._cwd, env=self._env, log=out)
+
+    @property
+    def pid(self) -> int:
+        """Process id, and id of the process group."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """True until the process has ended. A paused process is alive."""
+        return self._process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative is the signal that ended it."""
+        return self._process.poll()
+
+    def kill(self) -> None:
+        """`SIGKILL` the process and its children, as the kernel's out-of-memory killer would."""
+        reaper.kill_group(self._process)
+
+    def pause(self) -> None:
+        """`SIGSTOP`: it keeps its connections and answers nobody."""
+        self._signal_group(signal.SIGSTOP)
+        self._paused = True
+
+    def resume(self) -> None:
+        """`SIGCONT` after `pause`; nothing to do otherwise."""
+        if self._paused:
+            self._signal_group(signal.SIGCONT)
+            self._paused = False
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        if not self.alive:
+            raise StackError(f"{self.name} has ended (exit code {self.exit_code})")
+        os.killpg(self.pid, number)
+
+    def wait_until(self, ready: Callable[[], bool], what: str, timeout: float) -> None:
+        """Poll `ready` until it is true; `timeout` in seconds.
+
+        Raises StackError with the tail of the log when the process ends first or time runs out.
+        """
+        deadline = time.monotonic() + timeout
+        while not ready():
+            if not self.alive:
+                raise StackError(
+                    f"{self.name} ended with exit code {self.exit_code} before {what}. "
+                    f"Its log says:\n\n{self.log.tail()}"
+                )
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"{self.name}: not {what} within {timeout:g} s. Its log says:\n\n"
+                    f"{self.log.tail() or '(nothing)'}"
+                )
+            time.sleep(0.01)

@@ -1,0 +1,291 @@
+"""One private broker, its result backend, its workers and its ledger, as one object."""
+
+import importlib.util
+import os
+import sys
+import time
+import warnings
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, Self
+
+import redis
+from celery import Celery
+
+from helpers import lens, reaper
+from helpers.errors import StackError
+from helpers.fates import Census, Outcome, Unacked, classify
+from helpers.ledger import Ledger
+from helpers.redis_server import RedisServer
+from helpers.status import Status
+from helpers.witness import LEDGER_VARIABLE, watch_publishes
+from helpers.worker import Worker
+
+# Celery reads these lazily, and they beat `conf.broker_url`.
+_ADDRESSES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
+_BACKEND = "CELERY_RESULT_BACKEND"
+
+_open_stacks: "weakref.WeakValueDictionary[tuple[Path, str], Stack]" = weakref.WeakValueDictionary()
+
+
+class Stack:
+    """A broker, a result backend, workers and a ledger that belong to one notebook.
+
+    `directory` holds the application's file; without one the stack makes its own. `redis` is what
+    would stand in redis.conf. `backend` is "same" (database 1 of the same server), a mapping (a
+    second server with that redis.conf), a URL that Celery understands, or None. A stack with the
+    same directory and name as an earlier one closes the earlier one first.
+    Raises StackError when the server or the directory cannot be used.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        redis: Mapping[str, str] | None = None,
+        backend: Mapping[str, str] | str | Literal["same"] | None = "same",
+        name: str = "stack",
+    ) -> None:
+        self.name = name
+        self.directory = directory or reaper.private_directory()
+        self.workers: list[Worker] = []
+        self._servers: list[RedisServer] = []
+        self._apps: list[Celery] = []
+        self._closed = False
+        key = (self.directory, name)
+        if earlier := _open_stacks.pop(key, None):
+            earlier.close()
+        _forget_addresses()
+        self._private = self.directory / f".{name}"
+        try:
+            reaper.remove(self._private)
+            self._private.mkdir(mode=0o700)
+            reaper.check_writable(self._private)
+            self.ledger = Ledger(self._private / "ledger.jsonl")
+            self.redis = self._start_server("redis", redis)
+            self.results = self.redis
+            if isinstance(backend, Mapping):
+                self.results = self._start_server("results", backend)
+                backend = self.results.url(0)
+            self.backend_url = self.redis.url(1) if backend == "same" else backend
+        except OSError as error:
+            self.close()
+            raise StackError(
+                f"cannot write in {self.directory.name}: {error.strerror}. "
+                "Free some space, or name another place with: export TMPDIR=/path/with/space"
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+        _open_stacks[key] = self
+
+    def _start_server(self, name: str, config: Mapping[str, str] | None) -> RedisServer:
+        home = self._private / name
+        home.mkdir(mode=0o700)
+        server = RedisServer(home, config, name)
+        self._servers.append(server)
+        return server
+
+    def start_server(self, name: str, redis: Mapping[str, str] | None = None) -> RedisServer:
+        """Start one more server beside the broker, such as a cache, that ends with the stack."""
+        self._check_open()
+        return self._start_server(name, redis)
+
+    def start_worker(self, *options: str, app: str | None = None, timeout: float = 30) -> Worker:
+        """Start `celery -A app worker *options` and wait until it is ready; `timeout` in seconds.
+
+        `app` is the name of the application's file, needed only where there are several.
+        Raises StackError with the worker's log when it does not get ready.
+        """
+        self._check_open()
+        name = f"worker{len(self.workers) + 1}"
+        started = time.monotonic()
+        worker = Worker(
+            app or self._only_application(),
+            options,
+            name=name,
+            cwd=self.directory,
+            env=self._worker_environment(),
+        )
+        self.workers.append(worker)
+        try:
+            worker.wait_until(lambda: f"{name}@stack ready." in worker.log.text, "ready", timeout)
+        except BaseException:
+            worker.kill()
+            raise
+        worker.seconds_to_ready = time.monotonic() - started
+        return worker
+
+    def _only_application(self) -> str:
+        files = sorted(path.stem for path in self.directory.glob("*.py"))
+        if len(files) != 1:
+            found = ", ".join(f"{name}.py" for name in files) or "none"
+            raise StackError(
+                f"expected one application file in the stack's directory, found {found}. "
+                "Write one with %%writefile shop.py, or name it: start_worker(app='shop')"
+            )
+        return files[0]
+
+    def _worker_environment(self) -> dict[str, str]:
+        environment = dict(os.environ)
+        environment.update(dict.fromkeys(_ADDRESSES, self.redis.url(0)))
+        if self.backend_url:
+            environment[_BACKEND] = self.backend_url
+        environment[LEDGER_VARIABLE] = str(self.ledger.path)
+        # A killed prefork worker leaves a `pymp-*` folder in its temporary directory.
+        environment["TMPDIR"] = str(self._private)
+        return environment
+
+    def load(self, name: str) -> ModuleType:
+        """Import `name`.py afresh and point its application at this stack. Returns the module.
+
+        From now on the application's publishes are recorded. Raises StackError when there is no
+        such file or no Celery application in it, and whatever the file itself raises.
+        """
+        self._check_open()
+        path = self.directory / f"{name}.py"
+        if not path.exists():
+            raise StackError(f"no {name}.py in the stack's directory: %%writefile {name}.py first")
+        # A cached bytecode file goes by whole seconds, and a cell can be run twice within one.
+        reaper.remove(self.directory / "__pycache__")
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        app = next((value for value in vars(module).values() if isinstance(value, Celery)), None)
+        if app is None:
+            raise StackError(f'{name}.py has no application: app = Celery("{name}")')
+        for setting in ("broker_url", "broker_read_url", "broker_write_url"):
+            app.conf[setting] = self.redis.url(0)
+        app.conf.result_backend = self.backend_url
+        watch_publishes(app, self.ledger)
+        self._apps.append(app)
+        return module
+
+    def settle(self, timeout: float = 15, quiet: float = 1.0) -> Outcome:
+        """Heal, drain, count: the fate of every task. Seconds.
+
+        Resumes what was paused, waits until nothing moves (no new event for `quiet` seconds,
+        nothing running, nothing bound to come back before `timeout`), then reads the broker.
+        """
+        self._check_open()
+        try:
+            self.ledger.append("settle")
+        except OSError as error:
+            raise StackError(
+                f"the ledger cannot be written, so nothing can be counted: {error}"
+            ) from error
+        for process in (*self._servers, *self.workers):
+            if process.alive:
+                process.resume()
+        deadline = time.monotonic() + timeout
+        still_since, size, looked = time.monotonic(), -1, False
+        with Status("waiting until nothing moves", deadline=timeout) as status:
+            while True:
+                time.sleep(0.05)
+                now, grown = time.monotonic(), self.ledger.path.stat().st_size
+                if grown != size:
+                    size, still_since, looked = grown, now, False
+                still, late = now - still_since, now >= deadline
+                if not (late or still >= quiet or (still >= 0.1 and not looked)):
+                    continue
+                looked = True
+                outcome = self._judge(moving=False)
+                counts = outcome.counts
+                unfinished = sum(
+                    counts.get(fate, 0) for fate in ("queued", "held", "stranded", "lost")
+                )
+                status.update(" · ".join(f"{fate} {count}" for fate, count in counts.items()))
+                if late:
+                    return self._judge(moving=_moving(outcome, 0))
+                if not unfinished or (still >= quiet and not _moving(outcome, deadline - now)):
+                    return outcome
+                if still >= quiet:
+                    still_since = now
+
+    def _judge(self, moving: bool) -> Outcome:
+        # Sooner or later a task crosses from the broker into the ledger. The census comes first: a
+        # task may then be seen twice, but never nowhere.
+        census = self._census()
+        outcome = classify(self.ledger.read(), census, title=self.name, moving=moving)
+        outcome.log_errors = sum(len(worker.log.errors) for worker in self.workers)
+        return outcome
+
+    def _census(self) -> Census | None:
+        live: set[int] = set()
+        for worker in self.workers:
+            if worker.alive:
+                live |= {worker.pid, *worker.children()}
+        try:
+            queued = {
+                queue: [message["headers"]["id"] for message in waiting]
+                for queue, waiting in lens.messages(self.redis).items()
+            }
+            held = lens.unacked(self.redis)
+        except redis.RedisError:
+            return None
+        unacked = [Unacked(row.tag, row.id, row.since) for row in held.itertuples()]
+        return Census(time.time(), queued, unacked, frozenset(live))
+
+    def processes(self) -> list[str]:
+        """The processes of this stack that are alive, by name."""
+        return [process.name for process in (*self._servers, *self.workers) if process.alive]
+
+    def close(self) -> None:
+        """End every process and remove every file of the stack. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        _open_stacks.pop((self.directory, self.name), None)
+        # Results that are garbage-collected after their Redis is gone can block for 19 s.
+        for app in self._apps:
+            _detach(app)
+        for process in (*self.workers, *self._servers):
+            process.kill()
+        if hasattr(self, "ledger"):
+            self.ledger.close()
+        reaper.remove(self._private)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StackError("this stack is closed: run the cell that makes it again")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"Stack {self.name} · closed"
+        servers = [f"{server.name} · {server!r}" for server in self._servers]
+        return "\n  ".join([f"Stack {self.name}", *servers, *map(repr, self.workers)])
+
+
+def _moving(outcome: Outcome, seconds: float) -> bool:
+    """Will anything in the table move by itself within `seconds`?"""
+    table = outcome.table
+    consumed = (table["fate"] == "queued") & ~table["where"].str.endswith("no consumer")
+    returning = (table["fate"] == "stranded") & (table["latest_return"] <= seconds)
+    return bool((consumed | returning | (table["fate"] == "held")).any())
+
+
+def _forget_addresses() -> None:
+    """An address in this process would send the notebook's tasks to somebody's real broker."""
+    for name in (*_ADDRESSES, _BACKEND):
+        if os.environ.pop(name, None) is not None:
+            warnings.warn(f"{name} is not used here: removed it from this process", stacklevel=3)
+
+
+def _detach(app: Celery) -> None:
+    """Make results forget their connection (`celery/result.py: AsyncResult.__del__`)."""
+    backend: Any = app.backend
+    consumer = getattr(backend, "result_consumer", None)
+    if consumer is not None:
+        consumer.cancel_for = lambda task_id: None
+        consumer.stop()
+    app.close()

