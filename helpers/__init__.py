@@ -4,29 +4,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from helpers import lens, plots
+    from helpers import lens, plots, wire
     from helpers.fates import Outcome, effects
-    from helpers.predict import predict
+    from helpers.prediction import predict
     from helpers.reaper import private_directory
     from helpers.stack import Stack
-    from helpers.trials import interval, repeat
+    from helpers.trials import interval, repeat, stored, tally
 
 _PLACES = {
     "Outcome": "fates",
     "Stack": "stack",
     "effects": "fates",
     "interval": "trials",
-    "predict": "predict",
+    "predict": "prediction",
     "private_directory": "reaper",
     "repeat": "trials",
+    "stored": "trials",
+    "tally": "trials",
 }
 __all__ = ["Outcome", "Stack", "effects", "interval", "lens", "plots", "predict"]
-__all__ += ["private_directory", "repeat"]
+__all__ += ["private_directory", "repeat", "stored", "tally", "wire"]
 
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use: `python -m helpers.doctor` must run where nothing is installed yet.
-    if name in ("lens", "plots"):
+    if name in ("lens", "plots", "wire"):
         return importlib.import_module(f"helpers.{name}")
     if name in _PLACES:
         return getattr(importlib.import_module(f"helpers.{_PLACES[name]}"), name)

@@ -1,12 +1,15 @@
 """Repeat an experiment, and say how sure the rate is."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import pandas as pd
 
 from helpers.status import Status
+
+PROVENANCE = ["date", "server", "celery", "kombu"]  # columns that every stored grid has
 
 
 def repeat(experiment: Callable[[], Mapping[str, Any]], n: int) -> pd.DataFrame:
@@ -30,3 +33,27 @@ def interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     centre = (k + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * (k * (n - k) / n + z * z / 4) ** 0.5
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def tally(runs: pd.DataFrame, hit: str, label: str, group: str) -> pd.DataFrame:
+    """How often the column `hit` is true, with its interval, for each `label` and `group`.
+
+    Columns label, group, k, n, low, high: what `plots.rates` draws.
+    """
+    rows = []
+    for (name, series), some in runs.groupby([label, group], sort=False):
+        k, n = int(some[hit].astype(bool).sum()), len(some)
+        rows.append([name, series, k, n, *interval(k, n)])
+    return pd.DataFrame(rows, columns=["label", "group", "k", "n", "low", "high"])
+
+
+def stored(name: str) -> pd.DataFrame:
+    """The runs that `make grids` stored, one row a run; prints where and when they ran.
+
+    Raises FileNotFoundError when there is no such grid.
+    """
+    path = Path(__file__).parents[1] / "notebooks" / "grids" / f"{name}.csv"
+    runs = pd.read_csv(path)
+    ran = " · ".join(f"{column} {value}" for column, value in runs.iloc[0][PROVENANCE].items())
+    print(f"stored: {len(runs)} runs · {ran} · repeat with: make grids")
+    return runs

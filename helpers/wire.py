@@ -14,11 +14,16 @@ from contextlib import contextmanager
 import pandas as pd
 import psutil
 
-from helpers.redis_server import RedisServer
 from helpers.stack import Stack
 
 # What a connection says about itself, not about a task.
-HOUSEKEEPING = {"AUTH", "CLIENT", "COMMAND", "CONFIG", "ECHO", "HELLO", "INFO", "PING", "SELECT"}
+HOUSEKEEPING = {"AUTH", "CLIENT", "COMMAND", "CONFIG", "ECHO", "HELLO", "INFO", "PING", "SCRIPT"}
+HOUSEKEEPING |= {"SELECT"}
+
+# A worker's timers talk to the broker whether there is a task or not: they renew the bindings of
+# queues that expire, and sweep `unacked` (`kombu/transport/redis.py: maybe_refresh_binding_expiry`,
+# `maybe_restore_messages`).
+_TIMERS = ("_kombu.binding_deadlines", "unacked_mutex", "ZRANGE unacked_index")
 
 # (sender, command, start of the key) -> what it is for. The first match wins.
 _STEPS = [
@@ -27,7 +32,7 @@ _STEPS = [
     ("producer", "SADD", "_kombu.binding", "route: bind the queue to its exchange"),
     ("producer", "SMEMBERS", "_kombu.binding", "route: which queues does the exchange feed?"),
     ("worker", "LPUSH", "", "publish: a worker is a producer too"),
-    ("worker", "BRPOP", "", "wait for a message and take it"),
+    ("worker", "BRPOP", "", "ask for the next message"),
     ("worker", "ZADD", "unacked_index", "hold: note when it was taken"),
     ("worker", "HSET", "unacked", "hold: keep a copy until the ack"),
     ("worker", "ZREM", "unacked_index", "acknowledge: forget when it was taken"),
@@ -38,8 +43,8 @@ _STEPS = [
     ("worker", "PUBLISH", "celery-task-meta-", "announce the result"),
     ("result reader", "SUBSCRIBE", "celery-task-meta-", "wait for the announcement"),
     ("result reader", "UNSUBSCRIBE", "celery-task-meta-", "stop waiting"),
-    ("result reader", "GET", "celery-task-meta-", "read the result"),
-    ("result reader", "MGET", "celery-task-meta-", "read the result"),
+    ("result reader", "GET", "celery-task-meta-", "read the result, if it is there"),
+    ("result reader", "MGET", "celery-task-meta-", "read the result, if it is there"),
     ("", "MULTI", "", "begin a transaction"),
     ("", "EXEC", "", "commit it"),
 ]
@@ -51,30 +56,20 @@ class Wire:
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self._owners: dict[int, str] = {}
-        self._rows: list[tuple[float, str, str, str, str, str, str]] = []
-        self._ready = threading.Barrier(3 if stack.results is not stack.redis else 2)
+        self.servers = list({id(s): s for s in (stack.redis, stack.results)}.values())
+        self._seen: list[list[dict[str, str]]] = [[] for _ in self.servers]
+        self.ready = threading.Barrier(len(self.servers) + 1)
 
-    def _listen(self, server: RedisServer, stop: str) -> None:
-        with server.client().monitor() as monitor:
-            self._ready.wait(timeout=10)
+    def listen(self, number: int, stop: str) -> None:
+        """Record what reaches one server until a command contains `stop`."""
+        with self.servers[number].client().monitor() as monitor:
+            self.ready.wait(timeout=10)
             for seen in monitor.listen():
                 if stop in seen["command"]:
                     return
-                self._add(server, seen)
-
-    def _add(self, server: RedisServer, seen: dict[str, str]) -> None:
-        command, _, rest = seen["command"].partition(" ")
-        key, _, rest = rest.partition(" ")
-        role = "Lua script" if seen["client_type"] == "lua" else self._owner(seen["client_port"])
-        shared = self._stack.results is self._stack.redis
-        of_results = str(seen["db"]) != "0" if shared else server is self._stack.results
-        database = "result backend" if of_results else "broker"
-        if role == "this process":
-            role = "result reader" if of_results else "producer"
-        elif role.startswith("worker"):
-            role = "worker"
-        row = (float(seen["time"]), role, database, command.upper(), key, rest)
-        self._rows.append((*row, _step(role, command.upper(), key)))
+                if seen["client_type"] != "lua":  # the owner may be gone when somebody asks later
+                    self._owner(seen["client_port"])
+                self._seen[number].append(seen)
 
     def _owner(self, port: str) -> str:
         if (number := int(port)) not in self._owners:
@@ -83,12 +78,45 @@ class Wire:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a command, without housekeeping: seconds since the first, source, database."""
-        columns = ["seconds", "source", "database", "command", "key", "rest", "step"]
-        table = pd.DataFrame(sorted(self._rows), columns=columns)
+        """One row a command, without housekeeping: seconds since the first, source, database.
+
+        `cause` is "timer" for what a worker does by the clock, and "task" for the rest.
+        """
+        rows = [row for number in range(len(self.servers)) for row in self._rows(number)]
+        columns = ["seconds", "source", "database", "command", "key", "step", "cause"]
+        table = pd.DataFrame(rows, columns=columns).sort_values("seconds", kind="stable")
         table = table[~table["command"].isin(HOUSEKEEPING)].reset_index(drop=True)
         table["seconds"] -= table["seconds"].min() if len(table) else 0
         return table
+
+    def _rows(self, number: int) -> Iterator[list[object]]:
+        """The rows of one server, a transaction or a script with its commands at a time."""
+        unit: list[dict[str, str]] = []
+        open_transaction = False
+        for seen in self._seen[number]:
+            verb = seen["command"].partition(" ")[0].upper()
+            if not open_transaction and seen["client_type"] != "lua":
+                yield from self._unit(number, unit)
+                unit = []
+            unit.append(seen)
+            open_transaction = verb == "MULTI" or (open_transaction and verb != "EXEC")
+        yield from self._unit(number, unit)
+
+    def _unit(self, number: int, unit: list[dict[str, str]]) -> Iterator[list[object]]:
+        by_clock = any(timer in seen["command"] for seen in unit for timer in _TIMERS)
+        # What a script does, its caller does.
+        owner = next((self._owner(s["client_port"]) for s in unit if s["client_type"] != "lua"), "")
+        for seen in unit:
+            of_results = number == 1 or (len(self.servers) == 1 and str(seen["db"]) != "0")
+            source = "worker" if owner.startswith("worker") else owner
+            if owner == "this process":
+                source = "result reader" if of_results else "producer"
+            command, _, rest = seen["command"].partition(" ")
+            command, key = command.upper(), rest.partition(" ")[0]
+            step = "a timer of the worker" if by_clock else _step(source, command, key)
+            database = "result backend" if of_results else "broker"
+            cause = "timer" if by_clock else "task"
+            yield [float(seen["time"]), source, database, command, key, step, cause]
 
 
 def _owner_of_port(stack: Stack, port: int) -> str:
@@ -117,19 +145,18 @@ def _step(source: str, command: str, key: str) -> str:
 def record(stack: Stack) -> Iterator[Wire]:
     """Record every command that reaches the stack's servers while the block runs."""
     wire, stop = Wire(stack), f"stop-{secrets.token_hex(8)}"
-    servers = list({id(server): server for server in (stack.redis, stack.results)}.values())
     listeners = [
-        threading.Thread(target=wire._listen, args=(server, stop), daemon=True)
-        for server in servers
+        threading.Thread(target=wire.listen, args=(number, stop), daemon=True)
+        for number in range(len(wire.servers))
     ]
     for listener in listeners:
         listener.start()
-    wire._ready.wait(timeout=10)
+    wire.ready.wait(timeout=10)
     try:
         yield wire
         time.sleep(0.3)  # lets a worker's last commands arrive
     finally:
-        for server, listener in zip(servers, listeners, strict=True):
+        for server, listener in zip(wire.servers, listeners, strict=True):
             with server.client() as client:
                 client.echo(stop)
             listener.join(timeout=5)

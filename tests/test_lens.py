@@ -156,3 +156,13 @@ def test_each_command_is_attributed(shop_directory: Path, backend: Any) -> None:
     order = verbs["command"].tolist()
     assert order.index("LPUSH") < order.index("HSET") < order.index("HDEL") < order.index("SETEX")
     assert (table["step"] != "").all()
+
+
+def test_what_a_worker_does_by_the_clock_is_no_task(stack: Stack) -> None:
+    stack.start_worker("--concurrency=1")
+    with wire.record(stack) as recorded:
+        time.sleep(2)  # the first timer of a worker runs a second after its start
+    table = recorded.table
+    assert set(table["source"]) == {"worker"}
+    assert (table["cause"] == "timer").any()
+    assert set(table.loc[table["cause"] == "task", "command"]) <= {"BRPOP"}

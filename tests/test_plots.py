@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from helpers import plots
 from helpers.plots import figure as figure_module
 from helpers.plots import theme
-from helpers.predict import Prediction
+from helpers.prediction import Prediction
 
 matplotlib.use("Agg")
 

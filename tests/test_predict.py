@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 from helpers import predict as module
-from helpers.predict import Prediction, predict
+from helpers.prediction import Prediction, predict
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_bad_bounds(low: Any, high: Any, words: str) -> None:
 def test_a_run_without_a_reader_goes_on() -> None:
     """In a real kernel: the widget is made, the next cell runs, and the figure has both forms."""
     cells = [
-        "from helpers.predict import predict\nguess = predict('orders charged', 0, 200)",
+        "from helpers.prediction import predict\nguess = predict('orders charged', 0, 200)",
         "from matplotlib import pyplot\nfrom helpers.plots.figure import show\n"
         "show(pyplot.figure(), 'alt <text>', 'sentence')\nassert guess.value is None",
     ]

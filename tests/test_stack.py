@@ -293,7 +293,7 @@ def test_recovered_when_the_producer_was_told_wrong(stack: Stack) -> None:
     shop.app.conf.task_publish_retry = False
     shop.add.delay(0, 0)  # opens the connection
     stack.redis.pause()
-    with pytest.raises(Exception, match="(?i)time"):
+    with pytest.raises(Exception, match=r"(?i)time"):
         shop.nap.apply_async((0,), ignore_result=True)
     stack.redis.resume()
     stack.start_worker("--concurrency=1")
@@ -363,13 +363,13 @@ def test_a_file_without_an_application(stack: Stack, shop_directory: Path) -> No
     (shop_directory / "shop.py").write_text("x = 1\n")
     with pytest.raises(StackError, match="has no application"):
         stack.load("shop")
-    with pytest.raises(StackError, match="no typo.py"):
+    with pytest.raises(StackError, match=r"no typo.py"):
         stack.load("typo")
 
 
 def test_which_application(stack: Stack, shop_directory: Path) -> None:
     (shop_directory / "mail.py").write_text("x = 1\n")
-    with pytest.raises(StackError, match="mail.py, shop.py"):
+    with pytest.raises(StackError, match=r"mail.py, shop.py"):
         stack.start_worker()
     stack.start_worker("--concurrency=1", app="shop")
 
@@ -383,7 +383,7 @@ def test_a_worker_that_dies_at_start(stack: Stack) -> None:
 def test_redis_conf_errors_in_the_servers_own_words(
     shop_directory: Path, config: dict[str, str]
 ) -> None:
-    with pytest.raises(StackError, match="(?i)bad directive|argument.* must be|wrong number"):
+    with pytest.raises(StackError, match=r"(?i)bad directive|argument.* must be|wrong number"):
         Stack(shop_directory, redis=config)
     assert not (shop_directory / ".stack").exists()
 
@@ -430,9 +430,9 @@ def test_a_full_temporary_directory(shop_directory: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(reaper, "check_writable", full)
-    with pytest.raises(StackError, match="No space left on device.*export TMPDIR="):
+    with pytest.raises(StackError, match=r"No space left on device.*export TMPDIR="):
         Stack(shop_directory)
-    with pytest.raises(StackError, match="No space left on device.*export TMPDIR="):
+    with pytest.raises(StackError, match=r"No space left on device.*export TMPDIR="):
         private_directory()
 
 

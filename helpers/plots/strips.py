@@ -29,7 +29,7 @@ def strips(history: pandas.DataFrame, title: str) -> None:
     sentence = " · ".join([peak, _queue_words(history, gone), evicted])
     with rc_context(theme.RC):
         figure = _draw(history, title, limit, gone)
-    faults = "".join(f" {label} from {a:g} s to {b:g} s." for label, a, b in _faults(history))
+    faults = "".join(f" {label} from {a:.1f} s to {b:.1f} s." for label, a, b in _faults(history))
     show(figure, f"{title}. Three strips over time: {sentence}.{faults}", sentence, _table(history))
 
 
