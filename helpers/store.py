@@ -4,6 +4,7 @@
 """
 
 import argparse
+import base64
 import copy
 import getpass
 import os
@@ -25,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CELL_SECONDS = 300
 MAX_KB = 400
 MAX_LINES = 25
+# The README shows the first figure of the first notebook.
+COVER, PICTURE = "00_start_here", "lost.png"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # Names that tell nothing about a machine and are words of ours: replacing them would spoil text.
 WORDS = {"admin", "celery", "debian", "docker", "host", "jovyan", "jupyter", "localhost", "python"}
@@ -299,7 +302,18 @@ def store(path: Path) -> list[str]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+    if path.stem == COVER:
+        path.with_name(PICTURE).write_bytes(first_picture(notebook))
     return problems(notebook)
+
+
+def first_picture(notebook: NotebookNode) -> bytes:
+    """The first figure of a stored notebook, as PNG. Raises ValueError when it has none."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if picture := output.get("data", {}).get("image/png"):
+                return base64.b64decode(picture)
+    raise ValueError("no figure in this notebook")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -24,3 +24,10 @@ def test_notebook_runs_from_a_fresh_kernel(path: Path) -> None:
     ran = store.normalise(store.execute(path))
     assert path.read_bytes() == stored
     assert store.problems(ran) == []
+
+
+def test_the_readme_shows_the_figure_that_is_stored() -> None:
+    notebooks = store.ROOT / "notebooks"
+    notebook = nbformat.read(notebooks / f"{store.COVER}.ipynb", as_version=4)
+    assert (notebooks / store.PICTURE).read_bytes() == store.first_picture(notebook)
+    assert f"notebooks/{store.PICTURE}" in (store.ROOT / "README.md").read_text(encoding="utf-8")
