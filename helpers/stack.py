@@ -11,15 +11,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Self
 
-import redis
 from celery import Celery
 
-from helpers import lens, reaper
+from helpers import reaper
 from helpers.errors import StackError
-from helpers.fates import Census, Outcome, Unacked, classify
+from helpers.fates import Outcome
 from helpers.ledger import Ledger
+from helpers.process import Process
 from helpers.redis_server import RedisServer
-from helpers.status import Status
+from helpers.settle import settle
 from helpers.witness import LEDGER_VARIABLE, watch_publishes
 from helpers.worker import Worker
 
@@ -89,8 +89,17 @@ class Stack:
         return server
 
     def start_server(self, name: str, redis: Mapping[str, str] | None = None) -> RedisServer:
-        """Start one more server beside the broker, such as a cache, that ends with the stack."""
+        """Start one more server beside the broker, such as a cache, that ends with the stack.
+
+        It replaces an earlier one of the same name.
+        """
         self._check_open()
+        if name in ("redis", "results"):
+            raise StackError(f"the stack has a server called {name}: choose another name")
+        for earlier in [server for server in self._servers if server.name == name]:
+            earlier.kill()
+            reaper.remove(self._private / name)
+            self._servers.remove(earlier)
         return self._start_server(name, redis)
 
     def start_worker(self, *options: str, app: str | None = None, timeout: float = 30) -> Worker:
@@ -170,69 +179,19 @@ class Stack:
 
         Resumes what was paused, waits until nothing moves (no new event for `quiet` seconds,
         nothing running, nothing bound to come back before `timeout`), then reads the broker.
+        Raises StackError when the ledger cannot be written.
         """
         self._check_open()
-        try:
-            self.ledger.append("settle")
-        except OSError as error:
-            raise StackError(
-                f"the ledger cannot be written, so nothing can be counted: {error}"
-            ) from error
-        for process in (*self._servers, *self.workers):
-            if process.alive:
-                process.resume()
-        deadline = time.monotonic() + timeout
-        still_since, size, looked = time.monotonic(), -1, False
-        with Status("waiting until nothing moves", deadline=timeout) as status:
-            while True:
-                time.sleep(0.05)
-                now, grown = time.monotonic(), self.ledger.path.stat().st_size
-                if grown != size:
-                    size, still_since, looked = grown, now, False
-                still, late = now - still_since, now >= deadline
-                if not (late or still >= quiet or (still >= 0.1 and not looked)):
-                    continue
-                looked = True
-                outcome = self._judge(moving=False)
-                counts = outcome.counts
-                unfinished = sum(
-                    counts.get(fate, 0) for fate in ("queued", "held", "stranded", "lost")
-                )
-                status.update(" · ".join(f"{fate} {count}" for fate, count in counts.items()))
-                if late:
-                    return self._judge(moving=_moving(outcome, 0))
-                if not unfinished or (still >= quiet and not _moving(outcome, deadline - now)):
-                    return outcome
-                if still >= quiet:
-                    still_since = now
+        return settle(self, timeout, quiet)
 
-    def _judge(self, moving: bool) -> Outcome:
-        # Sooner or later a task crosses from the broker into the ledger. The census comes first: a
-        # task may then be seen twice, but never nowhere.
-        census = self._census()
-        outcome = classify(self.ledger.read(), census, title=self.name, moving=moving)
-        outcome.log_errors = sum(len(worker.log.errors) for worker in self.workers)
-        return outcome
-
-    def _census(self) -> Census | None:
-        live: set[int] = set()
-        for worker in self.workers:
-            if worker.alive:
-                live |= {worker.pid, *worker.children()}
-        try:
-            queued = {
-                queue: [message["headers"]["id"] for message in waiting]
-                for queue, waiting in lens.messages(self.redis).items()
-            }
-            held = lens.unacked(self.redis)
-        except redis.RedisError:
-            return None
-        unacked = [Unacked(row.tag, row.id, row.since) for row in held.itertuples()]
-        return Census(time.time(), queued, unacked, frozenset(live))
+    @property
+    def alive(self) -> list[Process]:
+        """The servers and workers of this stack that are alive."""
+        return [process for process in (*self._servers, *self.workers) if process.alive]
 
     def processes(self) -> list[str]:
-        """The processes of this stack that are alive, by name."""
-        return [process.name for process in (*self._servers, *self.workers) if process.alive]
+        """The names of the servers and workers that are alive."""
+        return [process.name for process in self.alive]
 
     def close(self) -> None:
         """End every process and remove every file of the stack. Safe to call twice."""
@@ -264,14 +223,6 @@ class Stack:
             return f"Stack {self.name} · closed"
         servers = [f"{server.name} · {server!r}" for server in self._servers]
         return "\n  ".join([f"Stack {self.name}", *servers, *map(repr, self.workers)])
-
-
-def _moving(outcome: Outcome, seconds: float) -> bool:
-    """Will anything in the table move by itself within `seconds`?"""
-    table = outcome.table
-    consumed = (table["fate"] == "queued") & ~table["where"].str.endswith("no consumer")
-    returning = (table["fate"] == "stranded") & (table["latest_return"] <= seconds)
-    return bool((consumed | returning | (table["fate"] == "held")).any())
 
 
 def _forget_addresses() -> None:

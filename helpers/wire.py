@@ -80,7 +80,8 @@ class Wire:
     def table(self) -> pd.DataFrame:
         """One row a command, without housekeeping: seconds since the first, source, database.
 
-        `cause` is "timer" for what a worker does by the clock, and "task" for the rest.
+        `cause` is "timer" for what a worker does by the clock, "other" for clients that are not of
+        the stack, such as a redis-cli of yours, and "task" for the rest.
         """
         rows = [row for number in range(len(self.servers)) for row in self._rows(number)]
         columns = ["seconds", "source", "database", "command", "key", "step", "cause"]
@@ -115,7 +116,7 @@ class Wire:
             command, key = command.upper(), rest.partition(" ")[0]
             step = "a timer of the worker" if by_clock else _step(source, command, key)
             database = "result backend" if of_results else "broker"
-            cause = "timer" if by_clock else "task"
+            cause = "timer" if by_clock else "other" if source == "unknown" else "task"
             yield [float(seen["time"]), source, database, command, key, step, cause]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.errors import StackError
 from helpers.ledger import Ledger
 
 WRITER = """
@@ -33,15 +34,15 @@ def test_survives_kill_of_several_writers(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, path]) for _ in range(3)]
     deadline = time.monotonic() + 30
-    while not path.exists() or path.stat().st_size < 1_000_000:
+    pids = {writer.pid for writer in writers}
+    while {event["pid"] for event in Ledger(path).read()} != pids:
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.05)
     for writer in writers:
         writer.send_signal(signal.SIGKILL)
         writer.wait()
     history = Ledger(path).read()
-    assert {event["pid"] for event in history} == {writer.pid for writer in writers}
-    assert len(history) * 350 > 1_000_000
+    assert {event["pid"] for event in history} == pids and len(history) > 100
     assert history.torn <= 3 and history.missing == 0
 
 
@@ -71,7 +72,7 @@ def test_a_missing_line_is_noticed(tmp_path: Path) -> None:
 def test_a_full_disk_is_an_error_and_not_silence() -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("not run: this system has no /dev/full")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StackError, match="No space left"):
         Ledger("/dev/full").append("accepted", "a")
 
 

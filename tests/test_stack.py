@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from kombu.exceptions import OperationalError
 
 from helpers import Stack, lens, private_directory, reaper, redis_server
 from helpers.errors import StackError
-from tests.conftest import processes_in, wait_until_gone
+from tests.conftest import SHOP, processes_in, wait_until_gone
 
 
 def start_and_wait(condition, timeout: float = 10) -> None:
@@ -137,6 +138,15 @@ def test_closed_is_closed(shop_directory: Path) -> None:
             use()
     assert repr(stack) == "Stack stack · closed"
     assert not (shop_directory / ".stack").exists()
+
+
+def test_a_server_of_the_same_name_replaces_the_earlier_one(stack: Stack) -> None:
+    first = stack.start_server("cache", {"maxmemory": "5mb"})
+    second = stack.start_server("cache")
+    assert not first.alive and second.client().ping()
+    assert stack.processes() == ["redis", "cache"]
+    with pytest.raises(StackError, match="choose another name"):
+        stack.start_server("redis")
 
 
 def test_close_does_not_wait_for_results(shop_directory: Path) -> None:
@@ -434,6 +444,44 @@ def test_a_full_temporary_directory(shop_directory: Path, monkeypatch: pytest.Mo
         Stack(shop_directory)
     with pytest.raises(StackError, match=r"No space left on device.*export TMPDIR="):
         private_directory()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "small disk"
+    disk.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("not run: only root can mount a small disk")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("not run: this machine does not let root mount a disk")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(disk: Path) -> None:
+    with pytest.raises(OSError, match="No space left"), (disk / "filler").open("wb", 0) as file:
+        while True:
+            file.write(bytes(1 << 12))
+
+
+def test_a_disk_that_is_full_at_the_start(small_disk: Path) -> None:
+    fill(small_disk)
+    with pytest.raises(StackError, match=r"No space left on device.*export TMPDIR="):
+        Stack(small_disk)
+
+
+def test_a_disk_that_fills_up_is_no_loss(small_disk: Path) -> None:
+    (small_disk / "shop.py").write_text(SHOP)
+    with Stack(small_disk) as stack:
+        shop = stack.load("shop")
+        shop.add.delay(1, 1)
+        fill(small_disk)
+        with pytest.raises(StackError, match="nothing can be counted"):
+            for _ in range(100):
+                shop.add.delay(1, 1)
+        with pytest.raises(StackError, match="nothing can be counted"):
+            stack.settle()
 
 
 # --- nothing is left behind -----------------------------------------------------------------------

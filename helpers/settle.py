@@ -1,0 +1,88 @@
+"""Heal, drain, count: waits until nothing moves, then asks the broker what it still has."""
+
+import time
+from typing import TYPE_CHECKING
+
+import redis
+
+from helpers import lens
+from helpers.fates import Census, Outcome, Unacked, classify
+from helpers.ledger import Ledger
+from helpers.status import Status
+
+if TYPE_CHECKING:
+    from helpers.stack import Stack
+
+_UNFINISHED = {"queued", "held", "stranded", "lost"}
+
+
+def settle(stack: "Stack", timeout: float, quiet: float) -> Outcome:
+    """What `Stack.settle` says."""
+    ledger = stack.ledger
+    ledger.append("settle")  # a ledger that takes no line would count too little
+    for process in stack.alive:
+        process.resume()
+    deadline = time.monotonic() + timeout
+    with Status("waiting until nothing moves", deadline=timeout) as status:
+        while True:
+            while not _silent(ledger, 0.1) and time.monotonic() < deadline:
+                status.update(f"{ledger.count('finished')} of {ledger.count('accepted')} finished")
+            outcome = judge(stack)
+            status.update(", ".join(f"{count} {fate}" for fate, count in outcome.counts.items()))
+            if not _UNFINISHED & outcome.counts.keys():
+                return outcome
+            left = deadline - time.monotonic()
+            if _silent(ledger, min(quiet, left)) or left <= 0:
+                outcome = judge(stack)
+                left = deadline - time.monotonic()
+                if not _moving(outcome, left):
+                    return outcome
+                if left <= 0:
+                    return judge(stack, moving=True)
+
+
+def judge(stack: "Stack", moving: bool = False) -> Outcome:
+    """The outcome as of now. `moving` says that the drain ran out of time."""
+    # A task crosses from the broker into the ledger. With the census first it may be seen twice on
+    # its way, but never nowhere.
+    census = _census(stack)
+    outcome = classify(stack.ledger.read(), census, title=stack.name, moving=moving)
+    outcome.log_errors = sum(len(worker.log.errors) for worker in stack.workers)
+    return outcome
+
+
+def _silent(ledger: Ledger, seconds: float) -> bool:
+    """True when no line comes for `seconds`, False as soon as one does."""
+    end = time.monotonic() + seconds
+    size = ledger.path.stat().st_size
+    while time.monotonic() < end:
+        time.sleep(min(0.1, seconds))
+        if ledger.path.stat().st_size != size:
+            return False
+    return True
+
+
+def _moving(outcome: Outcome, seconds: float) -> bool:
+    """Will any task move by itself within `seconds`?"""
+    table = outcome.table
+    consumed = (table["fate"] == "queued") & ~table["where"].str.endswith("no consumer")
+    returning = (table["fate"] == "stranded") & (table["latest_return"] <= seconds)
+    return bool((consumed | returning | (table["fate"] == "held")).any())
+
+
+def _census(stack: "Stack") -> Census | None:
+    """What the broker holds and which processes live; None when the broker does not answer."""
+    live: set[int] = set()
+    for worker in stack.workers:
+        if worker.alive:
+            live |= {worker.pid, *worker.children()}
+    try:
+        queued = {
+            queue: [message["headers"]["id"] for message in waiting]
+            for queue, waiting in lens.messages(stack.redis).items()
+        }
+        held = lens.unacked(stack.redis)
+    except redis.RedisError:
+        return None
+    unacked = [Unacked(row.tag, row.id, row.since) for row in held.itertuples()]
+    return Census(time.time(), queued, unacked, frozenset(live))
