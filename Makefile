@@ -24,7 +24,7 @@ test:
 	@sh helpers/make_env.sh dev
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
-	$(python) -m pytest -n 2 $(TEST_ARGS)
+	$(python) -m pytest -n 2 -rs $(TEST_ARGS)
 
 notebooks:
 	@sh helpers/make_env.sh lab

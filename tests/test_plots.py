@@ -235,7 +235,7 @@ def test_strips_tell_peak_loss_and_evictions(page: Page) -> None:
         "peak memory 4.0 MB of 5.0 MB maxmemory · the queue key was gone at 2.0 s · "
         "3,000 keys evicted"
     )
-    assert page.sentence in page.alt and "cache writes from 1 s to 2 s" in page.alt
+    assert page.sentence in page.alt and "cache writes from 1.0 s to 2.0 s" in page.alt
     memory, queue, evicted = page.figure.axes
     assert [5, 5] in [list(line.get_ydata()) for line in memory.lines]
     assert list(queue.lines[0].get_ydata()) == [2, 2, 0, 0]

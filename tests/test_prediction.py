@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from helpers import predict as module
+from helpers import prediction as module
 from helpers.prediction import Prediction, predict
 
 
