@@ -28,7 +28,8 @@ def watch_publishes(app: Celery, ledger: Ledger) -> None:
         send = create()
 
         def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
-            task_id, retries = message.headers["id"], message.headers["retries"]
+            about = message.headers or message.body  # protocol 2, protocol 1
+            task_id, retries = about["id"], about["retries"]
             ledger.append("attempted", task_id, task=name, retries=retries)
             try:
                 result = send(producer, name, message, **options)

@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class Worker(Process):
             env=env,
             log=Path(env["TMPDIR"]) / f"{name}.log",
         )
+        self.seconds_to_ready = 0.0
         self.command_line = "python -m " + shlex.join(["celery", *arguments])
 
     def children(self) -> list[int]:
@@ -60,5 +62,9 @@ class Worker(Process):
         self.kill()  # what the pool may have left in the process group
 
     def __repr__(self) -> str:
-        state = "running" if self.alive else f"ended with exit code {self.exit_code}"
-        return f"{self.name} · {state} · {self.command_line}"
+        state = f"ended with exit code {self.exit_code}"
+        if self.alive:
+            state = f"ready in {self.seconds_to_ready:.1f} s"
+        # In lines that fit a notebook and that a shell would take.
+        lines = textwrap.wrap(self.command_line, 84, break_long_words=False, break_on_hyphens=False)
+        return f"{self.name} · {state}\n    " + " \\\n      ".join(lines)
