@@ -27,7 +27,7 @@ from helpers.worker import Worker
 _ADDRESSES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
 _BACKEND = "CELERY_RESULT_BACKEND"
 
-_open_stacks: "weakref.WeakValueDictionary[tuple[Path, str], Stack]" = weakref.WeakValueDictionary()
+_open_stacks: "weakref.WeakValueDictionary[str, Stack]" = weakref.WeakValueDictionary()
 
 
 class Stack:
@@ -35,8 +35,8 @@ class Stack:
 
     `directory` holds the application's file; without one the stack makes its own. `redis` is what
     would stand in redis.conf. `backend` is "same" (database 1 of the same server), a mapping (a
-    second server with that redis.conf), a URL that Celery understands, or None. A stack with the
-    same directory and name as an earlier one closes the earlier one first.
+    second server with that redis.conf), a URL that Celery understands, or None. A stack closes an
+    earlier one of the same name first, so a cell or a notebook can be run again.
     Raises StackError when the server or the directory cannot be used.
     """
 
@@ -54,8 +54,7 @@ class Stack:
         self._servers: list[RedisServer] = []
         self._apps: list[Celery] = []
         self._closed = False
-        key = (self.directory, name)
-        if earlier := _open_stacks.pop(key, None):
+        if earlier := _open_stacks.pop(name, None):
             earlier.close()
         _forget_addresses()
         self._private = self.directory / f".{name}"
@@ -79,7 +78,7 @@ class Stack:
         except BaseException:
             self.close()
             raise
-        _open_stacks[key] = self
+        _open_stacks[name] = self
 
     def _start_server(self, name: str, config: Mapping[str, str] | None) -> RedisServer:
         home = self._private / name
@@ -198,7 +197,8 @@ class Stack:
         if self._closed:
             return
         self._closed = True
-        _open_stacks.pop((self.directory, self.name), None)
+        if _open_stacks.get(self.name) is self:
+            del _open_stacks[self.name]
         # Results that are garbage-collected after their Redis is gone can block for 19 s.
         for app in self._apps:
             _detach(app)
