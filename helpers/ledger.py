@@ -32,6 +32,8 @@ class Ledger:
         `at` is monotonic time and `wall` the time of day, both in seconds; `n` numbers the lines
         of a process, so that a missing one shows.
         """
+        if self._descriptor < 0:
+            raise StackError("this stack is closed: run the cell that makes it again")
         record = {
             "event": event,
             "id": task_id,

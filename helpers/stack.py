@@ -42,14 +42,14 @@ class Stack:
 
     def __init__(
         self,
-        directory: Path | None = None,
+        directory: Path | str | None = None,
         *,
         redis: Mapping[str, str] | None = None,
         backend: Mapping[str, str] | str | Literal["same"] | None = "same",
         name: str = "stack",
     ) -> None:
         self.name = name
-        self.directory = directory or reaper.private_directory()
+        self.directory = Path(directory) if directory else reaper.private_directory()
         self.workers: list[Worker] = []
         self._servers: list[RedisServer] = []
         self._apps: list[Celery] = []
@@ -155,7 +155,11 @@ class Stack:
         self._check_open()
         path = self.directory / f"{name}.py"
         if not path.exists():
-            raise StackError(f"no {name}.py in the stack's directory: %%writefile {name}.py first")
+            found = ", ".join(file.name for file in sorted(self.directory.glob("*.py")))
+            raise StackError(
+                f"no {name}.py in the stack's directory, which has: {found or 'no file yet'}. "
+                f"Write it first with %%writefile {name}.py"
+            )
         # A cached bytecode file goes by whole seconds, and a cell can be run twice within one.
         reaper.remove(self.directory / "__pycache__")
         spec = importlib.util.spec_from_file_location(name, path)

@@ -130,10 +130,12 @@ def test_running_the_cell_again_replaces_the_stack(shop_directory: Path) -> None
 
 
 def test_closed_is_closed(shop_directory: Path) -> None:
-    stack = Stack(shop_directory)
+    stack = Stack(str(shop_directory))
+    shop = stack.load("shop")
     stack.close()
     stack.close()
-    for use in (stack.start_worker, stack.settle, lambda: stack.load("shop")):
+    uses = [stack.start_worker, stack.settle, lambda: stack.load("shop")]
+    for use in [*uses, lambda: shop.add.delay(1, 1)]:
         with pytest.raises(StackError, match="run the cell that makes it again"):
             use()
     assert repr(stack) == "Stack stack · closed"
@@ -373,7 +375,7 @@ def test_a_file_without_an_application(stack: Stack, shop_directory: Path) -> No
     (shop_directory / "shop.py").write_text("x = 1\n")
     with pytest.raises(StackError, match="has no application"):
         stack.load("shop")
-    with pytest.raises(StackError, match=r"no typo.py"):
+    with pytest.raises(StackError, match=r"no typo.py.* which has: shop.py"):
         stack.load("typo")
 
 

@@ -10,6 +10,9 @@ from matplotlib.figure import Figure
 from helpers.plots import theme
 from helpers.plots.figure import show
 
+# A silence of at least this share of the whole time gets a row of its own.
+_LONG = 0.3
+
 # The databases stand between those who talk to them, so that most arrows are short.
 _LANES = ("producer", "broker", "worker", "result backend", "result reader")
 _SOURCES: dict[str, tuple[str, str]] = {
@@ -54,7 +57,9 @@ def _draw(commands: pandas.DataFrame, title: str) -> Figure:
     title = textwrap.fill(title, 76)
     top = 0.12 + 0.22 * (title.count("\n") + 1)
     first = top + _HEAD + 0.05
-    height = first + len(commands) * _ROW + 0.12
+    silences = commands["ms"].diff().fillna(0)
+    silences = silences[silences > max(_LONG * commands["ms"].iloc[-1], 1)]
+    height = first + (len(commands) + len(silences)) * _ROW + 0.12
 
     figure = Figure(figsize=(theme.WIDTH, height))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -65,8 +70,13 @@ def _draw(commands: pandas.DataFrame, title: str) -> Figure:
     steps = commands["step"].any()
     x = _lanes(commands, theme.WIDTH - (_STEP if steps else 0.1))
     axes.text(_TIME - 0.12, top + _HEAD / 2, "ms", ha="right", va="center", color=theme.QUIET)
+    y = first - _ROW / 2
     for row, command in enumerate(commands.itertuples()):
-        y = first + (row + 0.5) * _ROW
+        if command.Index in silences.index:
+            y += _ROW
+            said = f"{silences[command.Index]:,.0f} ms without a command"
+            axes.text(sum(x.values()) / len(x), y, said, ha="center", va="center", style="italic")
+        y += _ROW
         ground = "white" if row % 2 else theme.BAND
         axes.axhspan(y - _ROW / 2, y + _ROW / 2, color=ground, linewidth=0, zorder=0)
         axes.text(_TIME - 0.12, y, f"{command.ms:,.1f}", ha="right", va="center", size=9)

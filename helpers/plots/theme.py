@@ -16,7 +16,7 @@ BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
 
 # The same hues, dark enough for thin lines and for white text on them.
-DEEP_VERMILION, DEEP_GREEN = "#B34E00", "#00735A"
+DEEP_VERMILION, DEEP_GREEN, DEEP_PURPLE = "#B34E00", "#00735A", "#8C3B69"
 
 RC: dict[str, object] = {
     "font.family": "sans-serif",
@@ -86,7 +86,7 @@ FATES: dict[str, Symbol] = {
     "done": Symbol(_shape(_FULL), BLUE),
     "duplicated": Symbol(_shape(_box(-1, -1, 0.4, 0.4), _COPY), ORANGE),
     "lost": Symbol(_shape(*_FRAME, _RISING, _FALLING), VERMILION),
-    "stranded": Symbol(_shape([(-1, 1), (0, 0), (1, 1)], [(-1, -1), (1, -1), (0, 0)]), PURPLE),
+    "stranded": Symbol(_shape([(-1, 1), (0, 0), (1, 1)], [(-1, -1), (1, -1), (0, 0)]), DEEP_PURPLE),
     "held": Symbol(_shape(*_FRAME, _disc(0.42)), GREEN),
     "queued": Symbol(
         _shape(_box(-1, 0.6, 1, 1), _box(-1, -0.2, 1, 0.2), _box(-1, -1, 1, -0.6)), SKY
