@@ -1,0 +1,182 @@
+"""A notebook as a learner meets it: JupyterLab in a real browser, Run All."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from helpers import store
+from tests.conftest import wait_until_gone
+
+NOTEBOOK = "03_evict_the_queue.ipynb"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CURRENT = "window.jupyterapp.shell.currentWidget"
+KERNEL = f"{CURRENT}?.sessionContext?.session?.kernel"
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Any]:
+    """A tab of a real browser, that also gathers the errors of the page in `errors`."""
+    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        chromium = None
+    if chromium is None:
+        pytest.skip("not run: no Chromium on this machine")
+    arguments = ["--disable-gpu", "--disable-dev-shm-usage"]
+    if os.geteuid() == 0:
+        arguments.append("--no-sandbox")  # Chromium refuses to run as root with one
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.errors = []
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def notebooks(tmp_path: Path) -> Path:
+    """A copy of the notebooks, without outputs: what is seen afterwards comes from this run."""
+    copy = tmp_path / "notebooks"
+    shutil.copytree(store.ROOT / "notebooks", copy)
+    notebook = nbformat.read(copy / NOTEBOOK, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, copy / NOTEBOOK)
+    return copy
+
+
+@pytest.fixture
+def address(tmp_path: Path, notebooks: Path) -> Iterator[str]:
+    """The address of a running JupyterLab that has the notebook open."""
+    settings = tmp_path / "settings"
+    news = settings / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True)
+    news.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # and no question about it
+    private = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
+    environment = {
+        **os.environ,
+        **{f"JUPYTER_{name}": str(tmp_path / name.lower()) for name in private},
+        "JUPYTERLAB_SETTINGS_DIR": str(settings),
+        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+        "PYTHONPATH": os.pathsep.join([str(store.ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    with (tmp_path / "lab.log").open("wb") as log:
+        server = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+                *("--ServerApp.ip=127.0.0.1", "--ServerApp.port=0"),
+                f"--ServerApp.root_dir={notebooks}",
+                "--LabApp.expose_app_in_browser=True",
+            ],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield wait_for_address(tmp_path, server)
+        server.send_signal(signal.SIGTERM)
+        server.wait(timeout=20)
+    finally:
+        server.kill()
+        server.wait()
+    assert wait_until_gone(tmp_path) == []
+    assert list(tmp_path.glob("where-did-my-task-go-*")) == []
+
+
+def wait_for_address(tmp_path: Path, server: subprocess.Popen[bytes]) -> str:
+    """The server writes where it listens, with its token, once it does."""
+    deadline = time.monotonic() + 60
+    while True:
+        for path in tmp_path.glob(f"runtime_dir/jpserver-{server.pid}.json"):
+            if told := path.read_text():
+                known = json.loads(told)
+                return f"{known['url']}lab/tree/{NOTEBOOK}?reset&token={known['token']}"
+        in_time = server.poll() is None and time.monotonic() < deadline
+        assert in_time, (tmp_path / "lab.log").read_text()
+        time.sleep(0.1)
+
+
+def wait(page: Any, condition: str, seconds: float) -> None:
+    page.wait_for_function(condition, timeout=1000 * seconds, polling=200)
+
+
+def photograph(page: Any, folder: Path) -> None:
+    """Scroll through the notebook and store what a reader sees, screen by screen."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scroller = page.locator(".jp-WindowedPanel-outer")
+    scroller.evaluate("it => { it.scrollTop = 0 }")
+    position = 0
+    for number in range(100):
+        page.wait_for_timeout(200)  # for what is drawn only when it comes into view
+        page.screenshot(path=folder / f"{number:02d}.png")
+        before, position = (
+            position,
+            scroller.evaluate(
+                "it => { it.scrollBy(0, it.clientHeight - 60); return it.scrollTop }"
+            ),
+        )
+        if position == before:
+            break
+
+
+@pytest.mark.timeout(240)
+def test_run_all_in_a_real_browser(address: str, page: Any, tmp_path: Path) -> None:
+    page.goto(address)
+    wait(page, f"{KERNEL}?.status === 'idle' && {CURRENT}.content.widgets.length > 0", 60)
+    page.evaluate("{ window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+    code = f"{CURRENT}.content.widgets.map(it => it.model).filter(it => it.type === 'code')"
+    failed = "Array.from(it.sharedModel.outputs).some(out => out.output_type === 'error')"
+    wait(
+        page,
+        f"{KERNEL}?.status === 'idle' && "
+        f"({code}.every(it => it.executionCount) || {code}.some(it => {failed}))",
+        150,
+    )
+
+    cells = page.evaluate(f"{CURRENT}.content.model.toJSON()")["cells"]
+    cells = [cell for cell in cells if cell["cell_type"] == "code"]
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    errors = [output for output in outputs if output["output_type"] == "error"]
+    assert errors == [], "\n".join(line for error in errors for line in error["traceback"])
+    empty = [cell["source"] for cell in cells if cell["source"] and not cell["execution_count"]]
+    assert empty == []
+
+    photograph(page, Path(os.environ.get("SCREENSHOTS", tmp_path / "screenshots")))
+
+    figures = [output for output in outputs if "image/png" in output.get("data", {})]
+    pictures = page.locator(".jp-OutputArea-output img").evaluate_all(
+        "all => all.map(it => ({wide: it.naturalWidth, alt: it.alt}))"
+    )
+    assert len(pictures) == len(figures) > 0
+    assert [it for it in pictures if it["wide"] <= 100 or not it["alt"].strip()] == []
+
+    handle = page.get_by_role("slider").last
+    handle.scroll_into_view_if_needed()
+    before = int(float(handle.get_attribute("aria-valuenow")))
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    ask = f"""async () => {{
+        const future = {KERNEL}.requestExecute({{code: "print(guess.value)"}});
+        let said = "";
+        future.onIOPub = message => {{ said += message.content.text ?? "" }};
+        await future.done;
+        return said.trim();
+    }}"""
+    assert page.evaluate(ask) == str(before + 1)
+    assert page.locator(".widget-readout").last.inner_text() == str(before + 1)
+    assert page.errors == []
