@@ -206,6 +206,7 @@ class Stack:
         # Results that are garbage-collected after their Redis is gone can block for 19 s.
         for app in self._apps:
             _detach(app)
+            app.send_task = lambda *_, **__: self._check_open()
         for process in (*self.workers, *self._servers):
             process.kill()
         if hasattr(self, "ledger"):

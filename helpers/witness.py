@@ -70,10 +70,6 @@ def watch_worker(ledger: Ledger) -> None:
             redelivered=bool((request.delivery_info or {}).get("redelivered")),
         )
 
-    @signals.task_success.connect(**connect)
-    def finished(sender: Any, **_: Any) -> None:
-        ledger.append("finished", sender.request.id, task=sender.name)
-
     @signals.task_retry.connect(**connect)
     def retried(sender: Any, request: Any, reason: Any, **_: Any) -> None:
         ledger.append("retried", request.id, task=sender.name, why=repr(reason))
@@ -83,10 +79,10 @@ def watch_worker(ledger: Ledger) -> None:
         ledger.append("failed", task_id, task=sender.name, why=repr(exception))
 
     @signals.task_postrun.connect(**connect)
-    def ignored(task_id: str, task: Any, state: str | None = None, **_: Any) -> None:
-        # `raise Ignore()` ends a task on purpose and sends neither success nor failure.
-        if state == states.IGNORED:
-            ledger.append("finished", task_id, task=task.name, why="Ignore")
+    def finished(task_id: str, task: Any, state: str | None = None, **_: Any) -> None:
+        # Not task_success: `raise Ignore()` ends a task on purpose and sends no other signal.
+        if state in (states.SUCCESS, states.IGNORED):
+            ledger.append("finished", task_id, task=task.name)
 
     @signals.task_revoked.connect(**connect)
     def revoked(request: Any, terminated: bool, expired: bool, **_: Any) -> None:

@@ -65,7 +65,8 @@ class Kernel:
 
     def run_until(self, source: str, kind: str) -> str:
         """Start a cell, and return its id when it shows its first message of this `kind`."""
-        cell = self.client.execute(source, allow_stdin=False)
+        # After an error the kernel drops, for a moment, what comes next; a click would come later.
+        cell = self.client.execute(source, allow_stdin=False, stop_on_error=False)
         deadline = time.monotonic() + 30
         while True:
             message = self.client.get_iopub_msg(timeout=max(0, deadline - time.monotonic()))
@@ -192,7 +193,7 @@ print(here)
     ("waits", "shows"),
     [
         ("shop.nap.delay(60); stack.settle(timeout=60)", "display_data"),  # its status line
-        ("print('asleep', flush=True); time.sleep(60)", "stream"),
+        ("print('asleep'); time.sleep(60)", "stream"),  # a thread sends it while the cell sleeps
     ],
     ids=["settle", "sleep"],
 )
