@@ -6,8 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +20,34 @@ from helpers import store
 from tests.conftest import wait_until_gone
 
 NOTEBOOK = "03_evict_the_queue.ipynb"
+TEMPORARY = tempfile.gettempdir()  # while it is still short: each test has a longer one
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CURRENT = "window.jupyterapp.shell.currentWidget"
 KERNEL = f"{CURRENT}?.sessionContext?.session?.kernel"
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Iterator[Any]:
-    """A tab of a real browser, that also gathers the errors of the page in `errors`."""
-    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        chromium = None
-    if chromium is None:
+def chromium() -> str:
+    """The browser's program."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None or find_spec("playwright") is None:
         pytest.skip("not run: no Chromium on this machine")
+    return found
+
+
+@pytest.fixture
+def page(chromium: str) -> Iterator[Any]:
+    """A tab of a real browser, that also gathers the errors of the page in `errors`."""
+    from playwright.sync_api import sync_playwright
+
     arguments = ["--disable-gpu", "--disable-dev-shm-usage"]
     if os.geteuid() == 0:
         arguments.append("--no-sandbox")  # Chromium refuses to run as root with one
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+    with tempfile.TemporaryDirectory(dir=TEMPORARY) as short, sync_playwright() as playwright:
+        # Chromium puts a socket there, whose path has to be shorter than 108 characters.
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=arguments, env={**os.environ, "TMPDIR": short}
+        )
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.errors = []
         page.on("pageerror", lambda error: page.errors.append(str(error)))
@@ -59,7 +69,7 @@ def notebooks(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def address(tmp_path: Path, notebooks: Path) -> Iterator[str]:
+def address(chromium: str, tmp_path: Path, notebooks: Path) -> Iterator[str]:
     """The address of a running JupyterLab that has the notebook open."""
     settings = tmp_path / "settings"
     news = settings / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
