@@ -2,10 +2,10 @@
 
 import importlib.util
 import os
+import re
 import sys
 import time
 import warnings
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +27,7 @@ from helpers.worker import Worker
 _ADDRESSES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
 _BACKEND = "CELERY_RESULT_BACKEND"
 
-_open_stacks: "weakref.WeakValueDictionary[str, Stack]" = weakref.WeakValueDictionary()
+_open_stacks: "dict[str, Stack]" = {}
 
 
 class Stack:
@@ -48,7 +48,7 @@ class Stack:
         backend: Mapping[str, str] | str | Literal["same"] | None = "same",
         name: str = "stack",
     ) -> None:
-        self.name = name
+        self.name = _checked(name)
         self.directory = Path(directory) if directory else reaper.private_directory()
         self.workers: list[Worker] = []
         self._servers: list[RedisServer] = []
@@ -93,7 +93,7 @@ class Stack:
         It replaces an earlier one of the same name.
         """
         self._check_open()
-        if name in ("redis", "results"):
+        if _checked(name) in ("redis", "results"):
             raise StackError(f"the stack has a server called {name}: choose another name")
         for earlier in [server for server in self._servers if server.name == name]:
             earlier.kill()
@@ -228,6 +228,13 @@ class Stack:
             return f"Stack {self.name} · closed"
         servers = [f"{server.name} · {server!r}" for server in self._servers]
         return "\n  ".join([f"Stack {self.name}", *servers, *map(repr, self.workers)])
+
+
+def _checked(name: str) -> str:
+    """A name becomes a folder that is emptied, so it must not lead anywhere else."""
+    if not re.fullmatch(r"\w[\w -]*", name):
+        raise StackError(f"{name!r} is no name: use letters, digits, spaces and hyphens")
+    return name
 
 
 def _forget_addresses() -> None:

@@ -54,6 +54,7 @@ def stored(name: str) -> pd.DataFrame:
     """
     path = Path(__file__).parents[1] / "notebooks" / "grids" / f"{name}.csv"
     runs = pd.read_csv(path)
-    ran = " · ".join(f"{column} {value}" for column, value in runs.iloc[0][PROVENANCE].items())
-    print(f"stored: {len(runs)} runs · {ran} · repeat with: make grids")
+    date, server, celery, kombu = runs.iloc[0][PROVENANCE]
+    print(f"stored: {len(runs)} runs · {date} · {server} · Celery {celery} · kombu {kombu}")
+    print("repeat with: make grids")
     return runs

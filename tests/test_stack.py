@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 from kombu.exceptions import OperationalError
@@ -122,10 +123,9 @@ def test_the_file_is_loaded_afresh(stack: Stack, shop_directory: Path) -> None:
 
 
 def test_running_the_cell_again_replaces_the_stack(shop_directory: Path) -> None:
-    first = Stack(shop_directory)
-    first.start_worker("--concurrency=1")
+    pid = Stack(shop_directory).start_worker("--concurrency=1").pid  # nobody keeps this stack
     with Stack(shop_directory) as second:
-        assert first.processes() == []
+        assert not psutil.pid_exists(pid)
         assert second.processes() == ["redis"]
 
 
@@ -149,6 +149,15 @@ def test_a_server_of_the_same_name_replaces_the_earlier_one(stack: Stack) -> Non
     assert stack.processes() == ["redis", "cache"]
     with pytest.raises(StackError, match="choose another name"):
         stack.start_server("redis")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "./.."])
+def test_a_name_that_leads_elsewhere(stack: Stack, shop_directory: Path, name: str) -> None:
+    with pytest.raises(StackError, match="is no name"):
+        Stack(shop_directory, name=name)
+    with pytest.raises(StackError, match="is no name"):
+        stack.start_server(name)
+    assert (shop_directory / "shop.py").exists()
 
 
 def test_close_does_not_wait_for_results(shop_directory: Path) -> None:
