@@ -36,7 +36,8 @@ class Log:
 class Process:
     """One child in its own process group.
 
-    `command` is the whole command line; standard output and error go to `log`.
+    `command` is the whole command line; standard output and error go to `log`. `faults` lists what
+    was done to it and when (`time.monotonic`).
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Process:
         self.log = Log(log)
         self._cwd, self._env = cwd, dict(env)
         self._paused = False
+        self.faults: list[tuple[str, float]] = []
         self._process = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -69,8 +71,23 @@ class Process:
         return self._process.poll()
 
     def kill(self) -> None:
-        """`SIGKILL` the process and its children, as the kernel's out-of-memory killer would."""
+        """`SIGKILL` the process and its children, as when its container is killed."""
+        if self.alive:
+            self.note(f"SIGKILL to {self.name}")
         reaper.kill_group(self._process)
+
+    def wait(self, timeout: float = 10) -> None:
+        """Wait until the process has ended by itself; `timeout` in seconds.
+
+        Raises StackError, with the end of its log, when it still runs then.
+        """
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise StackError(
+                f"{self.name} still runs after {timeout:g} s; kill() ends it. "
+                f"Its log says:\n\n{self.log.tail()}"
+            ) from error
 
     def pause(self) -> None:
         """`SIGSTOP`: it keeps its connections and answers nobody."""
@@ -83,9 +100,14 @@ class Process:
             self._signal_group(signal.SIGCONT)
             self._paused = False
 
+    def note(self, fault: str) -> None:
+        """Remember `fault` with its moment, for the figures."""
+        self.faults.append((fault, time.monotonic()))
+
     def _signal_group(self, number: signal.Signals) -> None:
         if not self.alive:
             raise StackError(f"{self.name} has ended (exit code {self.exit_code})")
+        self.note(f"{number.name} to {self.name}")
         os.killpg(self.pid, number)
 
     def wait_until(self, ready: Callable[[], bool], what: str, timeout: float) -> None:

@@ -11,9 +11,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Self
 
+import pandas as pd
 from celery import Celery
+from celery.result import AsyncResult
 
-from helpers import reaper
+from helpers import lens, reaper
+from helpers.deliveries import deliveries
 from helpers.errors import StackError
 from helpers.fates import Outcome
 from helpers.ledger import Ledger
@@ -186,6 +189,37 @@ class Stack:
         """
         self._check_open()
         return settle(self, timeout, quiet)
+
+    def wait_for(self, moment: str, result: AsyncResult, timeout: float = 10) -> None:
+        """Wait until one task has reached a moment; `timeout` in seconds.
+
+        A moment is an event of the ledger (received, started, finished, failed, retried, ...), or
+        acknowledged: received, and no longer in `unacked`. Raises StackError, with the end of each
+        worker's log, when the time runs out.
+        """
+        self._check_open()
+        deadline = time.monotonic() + timeout
+        while not self._reached(moment, result.id):
+            if time.monotonic() > deadline:
+                logs = "".join(f"\n\n{w.name}:\n{w.log.tail()}" for w in self.workers)
+                raise StackError(f"task {result.id} was not {moment} within {timeout:g} s.{logs}")
+            time.sleep(0.01)
+
+    def _reached(self, moment: str, task_id: str) -> bool:
+        event = "received" if moment == "acknowledged" else moment
+        if not any(e["event"] == event and e["id"] == task_id for e in self.ledger.read()):
+            return False
+        if moment != "acknowledged":
+            return True
+        return task_id not in set(lens.unacked(self.redis)["id"])
+
+    def deliveries(self) -> pd.DataFrame:
+        """One row for each time a worker received a message, in seconds since the first publish.
+
+        What `plots.timeline` draws.
+        """
+        faults = [fault for process in (*self._servers, *self.workers) for fault in process.faults]
+        return deliveries(self.ledger.read(), faults)
 
     @property
     def alive(self) -> list[Process]:

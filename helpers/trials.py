@@ -1,15 +1,18 @@
 """Repeat an experiment, and say how sure the rate is."""
 
 from collections.abc import Callable, Mapping
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from helpers.status import Status
 
-PROVENANCE = ["date", "server", "celery", "kombu"]  # columns that every stored grid has
+if TYPE_CHECKING:
+    from helpers.stack import Stack
 
 
 def repeat(experiment: Callable[[], Mapping[str, Any]], n: int) -> pd.DataFrame:
@@ -47,6 +50,16 @@ def tally(runs: pd.DataFrame, hit: str, label: str, group: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["label", "group", "k", "n", "low", "high"])
 
 
+def provenance(stack: "Stack") -> dict[str, str]:
+    """Where and when a run was made: the columns that every stored grid has."""
+    return {
+        "server": stack.redis.version,
+        "celery": version("celery"),
+        "kombu": version("kombu"),
+        "date": date.today().isoformat(),
+    }
+
+
 def stored(name: str) -> pd.DataFrame:
     """The runs that `make grids` stored, one row a run; prints where and when they ran.
 
@@ -54,7 +67,8 @@ def stored(name: str) -> pd.DataFrame:
     """
     path = Path(__file__).parents[1] / "notebooks" / "grids" / f"{name}.csv"
     runs = pd.read_csv(path)
-    date, server, celery, kombu = runs.iloc[0][PROVENANCE]
-    print(f"stored: {len(runs)} runs · {date} · {server} · Celery {celery} · kombu {kombu}")
+    run = runs.iloc[0]
+    print(f"stored: {len(runs):,} runs · {run['date']} · {run['server']}", end=" · ")
+    print(f"Celery {run['celery']} · kombu {run['kombu']}")
     print("repeat with: make grids")
     return runs

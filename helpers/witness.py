@@ -30,7 +30,9 @@ def watch_publishes(app: Celery, ledger: Ledger) -> None:
         def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
             about = message.headers or message.body  # protocol 2, protocol 1
             task_id, retries = about["id"], about["retries"]
-            ledger.append("attempted", task_id, task=name, retries=retries)
+            # What `charge(3)` was called with, as Celery itself writes it into the message.
+            args = about.get("argsrepr")
+            ledger.append("attempted", task_id, task=name, retries=retries, args=args)
             try:
                 result = send(producer, name, message, **options)
             except BaseException as error:
@@ -53,11 +55,18 @@ def watch_worker(ledger: Ledger) -> None:
 
     @signals.worker_ready.connect(**connect)
     def ready(sender: Any, **_: Any) -> None:
-        ledger.append("ready", queues=sorted(sender.app.amqp.queues.consume_from), **_sweep(sender))
+        queues = sorted(sender.app.amqp.queues.consume_from)
+        ledger.append("ready", worker=_short(sender.hostname), queues=queues, **_sweep(sender))
 
     @signals.task_received.connect(**connect)
     def received(request: Any, **_: Any) -> None:
-        ledger.append("received", request.id, task=request.name, **_delivery(request.message))
+        ledger.append(
+            "received",
+            request.id,
+            task=request.name,
+            worker=_short(request.hostname),
+            **_delivery(request.message),
+        )
 
     @signals.task_prerun.connect(**connect)
     def started(task_id: str, task: Any, **_: Any) -> None:
@@ -66,6 +75,7 @@ def watch_worker(ledger: Ledger) -> None:
             "started",
             task_id,
             task=task.name,
+            worker=_short(request.hostname),
             retries=request.retries,
             redelivered=bool((request.delivery_info or {}).get("redelivered")),
         )
@@ -102,6 +112,7 @@ def watch_worker(ledger: Ledger) -> None:
 
     # A refused content type sends no signal (`celery/worker/consumer/consumer.py`).
     from celery.worker.consumer.consumer import Consumer
+    from kombu.transport.redis import Channel
 
     on_decode_error = Consumer.on_decode_error
 
@@ -111,9 +122,26 @@ def watch_worker(ledger: Ledger) -> None:
 
     Consumer.on_decode_error = refused_content
 
+    # No signal either: a sweep, a requeue or a shutdown puts an unacknowledged message back. Only
+    # a requeue (`QoS.reject`) puts it on the left.
+    restore = Channel._do_restore_message
+
+    def restored(
+        self: Any, payload: Any, exchange: str, key: str, pipe: Any, leftmost: bool = False
+    ) -> None:
+        restore(self, payload, exchange, key, pipe, leftmost)
+        ledger.append("restored", payload["headers"].get("id"), requeued=leftmost)
+
+    Channel._do_restore_message = restored
+
     def _discarded(message: Any, why: str) -> None:
         headers = message.headers or {}
         ledger.append("discarded", headers.get("id"), task=headers.get("task"), why=why)
+
+
+def _short(hostname: str) -> str:
+    """`worker1` of `worker1@stack`."""
+    return hostname.partition("@")[0]
 
 
 def _delivery(message: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -44,21 +43,28 @@ class Worker(Process):
         except psutil.NoSuchProcess:
             return []
 
-    def stop(self, timeout: float = 10) -> None:
-        """One `SIGTERM`, the warm shutdown: finish what runs, take nothing new. Seconds.
+    def kill_child(self) -> None:
+        """`SIGKILL` one child of the pool and leave the parent alone.
 
-        Raises StackError when tasks still run after `timeout`.
+        Raises StackError when the pool has no child.
+        """
+        if not (children := self.children()):
+            raise StackError(f"{self.name} has no pool child: it ended, or its pool has none")
+        self.note(f"SIGKILL to a child of {self.name}")
+        os.kill(children[0], signal.SIGKILL)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 10) -> None:
+        """Ask the worker to end, and wait until it has; `timeout` in seconds.
+
+        `SIGTERM` is the warm shutdown: finish what runs, take nothing new. `SIGQUIT` is the cold
+        one. Raises StackError when tasks still run after `timeout`.
         """
         # To the parent alone, and once: a second SIGTERM turns a warm shutdown cold.
         if self.alive:
-            os.kill(self.pid, signal.SIGTERM)
-        try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired as error:
-            raise StackError(
-                f"{self.name} still works {timeout:g} s after SIGTERM; kill() ends it. "
-                f"Its log says:\n\n{self.log.tail()}"
-            ) from error
+            self.note(f"{number.name} to {self.name}")
+            os.kill(self.pid, number)
+        self.wait(timeout)
+        self.note(f"exit of {self.name}")
         self.kill()  # what the pool may have left in the process group
 
     def __repr__(self) -> str:

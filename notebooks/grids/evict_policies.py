@@ -7,8 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import date
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from celery import chord
 from redis import ResponseError
 
 from helpers import Stack, lens, private_directory
+from helpers.trials import provenance
 
 POLICIES = ["noeviction", "allkeys-lru", "allkeys-lfu", "allkeys-random"]
 POLICIES += ["volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl"]
@@ -102,10 +101,7 @@ def batch(idle: float, runs: range) -> Iterator[dict[str, Any]]:
                 "chord_keys_after": after["chord_keys"],
                 "cache_writes_refused": refused,
                 "evicted": stack.redis.client().info("stats")["evicted_keys"],
-                "server": stack.redis.version,
-                "celery": version("celery"),
-                "kombu": version("kombu"),
-                "date": date.today().isoformat(),
+                **provenance(stack),
             }
 
 

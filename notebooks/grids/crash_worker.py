@@ -1,0 +1,133 @@
+"""What becomes of one order when `SIGKILL` hits the pool's child or the whole worker.
+
+Each setting, each process, each moment that this process can be in. Writes crash_worker.csv beside
+this file: one row a run. A quarter of an hour on two cores.
+"""
+
+import multiprocessing
+import sqlite3
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from helpers import Stack, effects, private_directory
+from helpers.trials import provenance
+
+RUNS = 20
+AT_ONCE = 6  # mostly they wait
+SETTINGS = {
+    "early ack (default)": "",
+    "late ack": "acks_late=True",
+    "late ack + reject on worker lost": "acks_late=True, reject_on_worker_lost=True",
+    "retry on worker lost": "retry_on_worker_lost=True, default_retry_delay=1",
+}
+CHILD, WORKER = "pool child killed", "whole worker killed"
+MOMENTS = {
+    CHILD: ["running", "effect done", "acknowledged"],
+    WORKER: ["fetched", "held", "running", "effect done", "acknowledged"],
+}
+# A live worker keeps what it holds, however long its pool takes to notice a dead child. What a dead
+# worker held has to come back while we wait.
+TIMEOUT = {CHILD: 60, WORKER: 4}
+SHOP = """
+import sqlite3
+import time
+
+from celery import Celery
+
+app = Celery("shop")
+app.conf.broker_transport_options = {{
+    "visibility_timeout": {timeout}, "unacked_restore_interval": 1, "unacked_restore_throttle": 1
+}}
+
+@app.task({options})
+def charge(order):
+    time.sleep(0.3)
+    with sqlite3.connect("charges.db") as database:
+        database.execute("INSERT INTO charges VALUES (?)", (order,))
+    time.sleep(0.3)
+"""
+# Between the BRPOP and the note in `unacked` lie microseconds: only the worker itself can die there.
+CRASH = """
+import itertools
+import os
+import signal
+
+from kombu.transport.redis import QoS
+
+numbers, append = itertools.count(1), QoS.append
+
+def die_at_the_second(self, message, tag):
+    if next(numbers) == 2:
+        os.killpg(0, signal.SIGKILL)
+    append(self, message, tag)
+
+QoS.append = die_at_the_second
+"""
+
+
+def crash(case: tuple[int, str, str, str]) -> dict[str, Any]:
+    """One run: three orders, one worker with one child, the fault at the second order."""
+    run, setting, process, moment = case
+    here = private_directory()
+    code = SHOP.format(timeout=TIMEOUT[process], options=SETTINGS[setting])
+    (here / "shop.py").write_text(code)
+    (here / "crash.py").write_text(CRASH)
+    charges = here / "charges.db"
+    with closing(sqlite3.connect(charges)) as database:
+        database.execute("CREATE TABLE charges (number)")
+    with Stack(here) as stack:
+        options = ["--include=crash"] if moment == "fetched" else []
+        worker = stack.start_worker("--concurrency=1", *options, app="shop")
+        shop = stack.load("shop")
+        orders = [shop.charge.delay(number) for number in range(3)]
+        target = orders[1]
+        if moment == "fetched":
+            worker.wait()
+        else:
+            stack.wait_for({"held": "received"}.get(moment, "started"), target)
+            # Early: its ack follows the start. Late: its ack follows the end.
+            if moment == "acknowledged" or (moment != "held" and "late" not in setting):
+                stack.wait_for("acknowledged", target)
+            while moment == "effect done" and 1 not in effects(charges, "charges", "number").index:
+                time.sleep(0.01)
+            worker.kill() if process == WORKER else worker.kill_child()
+        killed = time.monotonic()
+        after = stack.settle(timeout=30, quiet=0.5).table.loc[target.id]
+        settled = time.monotonic() - killed
+        if process == WORKER:
+            stack.start_worker("--concurrency=1", app="shop")
+        end = stack.settle(timeout=30, quiet=0.5).table.loc[target.id]
+        return {
+            "setting": setting,
+            "process": process,
+            "moment": moment,
+            "run": run,
+            "fate": after["fate"],
+            "final_fate": end["fate"],
+            "starts": end["starts"],
+            "charged": int(effects(charges, "charges", "number").get(1, 0)),
+            "seconds_to_settle": round(settled, 1),
+            **provenance(stack),
+        }
+
+
+def main() -> None:
+    cells = [(process, moment) for process in MOMENTS for moment in MOMENTS[process]]
+    cases = [(run, setting, *cell) for run, setting, cell in product(range(RUNS), SETTINGS, cells)]
+    rows = []
+    with ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn")) as pool:
+        for row in pool.map(crash, cases):
+            rows.append(row)
+            print(f"{len(rows)} of {len(cases)}", end="\r", file=sys.stderr, flush=True)
+    pd.DataFrame(rows).to_csv(Path(__file__).with_suffix(".csv"), index=False)
+
+
+if __name__ == "__main__":
+    main()
