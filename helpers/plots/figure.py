@@ -54,3 +54,10 @@ def show(figure: Figure, alt: str, sentence: str, table: pandas.DataFrame | None
     print(sentence)
     if table is not None:
         display(table)
+
+
+def shorten(text: str, most: int) -> str:
+    """Keep the start and the end: a key's kind is at its start, its id ends differently."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most - 5]}…{text[-4:]}"

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helpers.plots import theme
-from helpers.plots.figure import show
+from helpers.plots.figure import shorten, show
 
 # A silence of at least this share of the whole time gets a row of its own.
 _LONG = 0.3
@@ -125,20 +125,13 @@ def _arrow(
     axes.text(
         (start + end) / 2,
         y - 0.04,
-        _shorten(label, int(abs(end - start) * 15.5)),
+        shorten(label, int(abs(end - start) * 15.5)),
         ha="center",
         va="bottom",
         size=8,
         zorder=3,
         bbox={"facecolor": ground, "edgecolor": "none", "pad": 0.3},  # hides the lifelines behind
     )
-
-
-def _shorten(text: str, most: int) -> str:
-    """Keep the start and the end: a key's kind is at its start, its id ends differently."""
-    if len(text) <= most:
-        return text
-    return f"{text[: most - 5]}…{text[-4:]}"
 
 
 def _sentence(commands: pandas.DataFrame) -> str:
@@ -149,7 +142,7 @@ def _sentence(commands: pandas.DataFrame) -> str:
 
 def _alt(commands: pandas.DataFrame) -> str:
     return "; ".join(
-        f"{c.source} to {c.database}: {_shorten(f'{c.command} {c.key}'.strip(), 32)}"
+        f"{c.source} to {c.database}: {shorten(f'{c.command} {c.key}'.strip(), 32)}"
         for c in commands.itertuples()
     )
 
