@@ -4,5 +4,6 @@ from helpers.plots.fates import fates
 from helpers.plots.rates import rates
 from helpers.plots.sequence import sequence
 from helpers.plots.strips import strips
+from helpers.plots.survival import survival
 
-__all__ = ["fates", "rates", "sequence", "strips"]
+__all__ = ["fates", "rates", "sequence", "strips", "survival"]

@@ -1,0 +1,135 @@
+"""The charts of grids show what the data says: cells, ticks and dots are counted, words read."""
+
+import importlib
+from collections import Counter
+from itertools import combinations
+
+import pandas
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from helpers import plots
+from helpers.plots import theme
+from tests.test_plots import Page
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> Page:
+    page = Page()
+    for name in ("survival",):
+        monkeypatch.setattr(importlib.import_module(f"helpers.plots.{name}"), "show", page.show)
+    return page
+
+
+def check_legible(figure: Figure) -> None:
+    """No text is under eight points, overlaps another one or leaves the figure."""
+    canvas = FigureCanvasAgg(figure)
+    drawn: list[Text] = []  # a figure also holds texts that it never draws
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Text, "draw", lambda text, renderer: drawn.append(text))
+        canvas.draw()
+    texts = [text for text in drawn if text.get_text() and text.get_visible()]
+    boxes = [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in texts]
+    assert min(text.get_fontsize() for text in texts) >= 8
+    for text, box in boxes:
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1, text
+        assert box.y0 >= 0 and box.y1 <= figure.bbox.y1, text
+    for (text, box), (other, its) in combinations(boxes, 2):
+        apart = box.x1 <= its.x0 or its.x1 <= box.x0 or box.y1 <= its.y0 or its.y1 <= box.y0
+        assert apart, f"{text!r} and {other!r}"
+
+
+# survival
+
+TIMES, NONE = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+CHILD, WORKER = "pool child killed", "whole worker killed"
+
+
+def cells(*rows: tuple[str, str, str, str, int, int]) -> pandas.DataFrame:
+    columns = ["setting", "process", "moment", "fate", "charged", "n"]
+    return pandas.DataFrame(rows, columns=columns)
+
+
+SMALL = cells(
+    ("early ack", CHILD, "running", "failed", 0, 20),
+    ("early ack", WORKER, "fetched", "stranded", 1, 20),
+    ("early ack", WORKER, "running", "lost", 0, 2),
+    ("early ack", WORKER, "running", "done", 1, 18),
+    ("late ack", WORKER, "fetched", "stranded", 1, 20),
+    ("late ack", WORKER, "running", "duplicated", 25, 20),
+)
+
+
+def test_survival_shows_each_result_with_its_symbol(page: Page) -> None:
+    plots.survival(SMALL, "title")
+    (axes,) = page.figure.axes
+    assert Counter(line.get_gid() for line in axes.lines) == Counter(SMALL["fate"])
+    words = Counter(page.words())
+    assert [words[f"charged {times}{TIMES}"] for times in (0, 1, 25)] == [2, 3, 1]
+    assert [words[share] for share in ("20/20", "18/20", "2/20")] == [4, 1, 1]
+    assert [words[text] for text in ("stranded", CHILD, WORKER)] == [2, 1, 1]
+    assert words["running"] == 2 and words["fetched"] == 1  # nothing dies there, so no column
+
+
+def test_survival_tells_how_often_it_charged_by_hatching(page: Page) -> None:
+    plots.survival(SMALL, "title")
+    hatches = Counter(patch.get_hatch() for patch in page.figure.axes[0].patches)
+    assert hatches["/////"] == 2 + 1 and hatches["xxxxx"] == 1 + 1  # one more each: the legend
+    assert {"never charged", "charged exactly once", "charged more than once"} <= set(page.words())
+
+
+def test_survival_shows_the_most_frequent_result_first(page: Page) -> None:
+    plots.survival(SMALL, "title")
+    heights = {t.get_text(): t.get_position()[1] for t in page.figure.axes[0].texts}
+    assert heights["18/20"] < heights["2/20"]
+    assert page.table.loc["early ack", (WORKER, "running")] == (
+        f"done, 1{TIMES} (18/20); lost, 0{TIMES} (2/20)"
+    )
+
+
+def test_survival_counts_its_cells_in_one_sentence(page: Page) -> None:
+    plots.survival(SMALL, "title")
+    assert page.sentence == (
+        "5 cells: 2 charged exactly once, 1 never charged, 1 charged more than once, "
+        "1 charged differently from run to run"
+    )
+    assert page.alt == f"title. Survival grid, {page.sentence}. The table has each cell."
+    plots.survival(SMALL.iloc[:2], "title")
+    assert page.sentence == (
+        "2 cells: 1 charged exactly once, 1 never charged, 0 charged more than once"
+    )
+
+
+def test_survival_marks_what_cannot_happen(page: Page) -> None:
+    plots.survival(SMALL, "title")
+    assert page.words().count(NONE) == 1 and f"{NONE} cannot happen" in page.words()
+    assert page.table.loc["late ack", (CHILD, "running")] == NONE
+    plots.survival(SMALL.iloc[:4], "title")
+    assert not any(NONE in text for text in page.words())
+
+
+def test_survival_fits_four_settings_and_eight_columns(page: Page) -> None:
+    settings = ["early ack (default)", "late ack", "late ack + reject_on_worker_lost"]
+    moments = ["fetched", "held", "running", "effect done", "acknowledged"]
+    columns = [(CHILD, moment) for moment in moments[2:]] + [(WORKER, m) for m in moments]
+    grid = [
+        (setting, *column, "duplicated", 25, n)
+        for setting in [*settings, "retry_on_worker_lost"]
+        for column in columns
+        for n in ([18, 2] if column[1] == "running" else [20])
+    ]
+    plots.survival(cells(*grid, ("none", CHILD, "running", "lost", 0, 20)), "A title " * 20)
+    check_legible(page.figure)
+    assert page.figure.get_figwidth() == theme.WIDTH
+    assert list(page.table.columns) == columns
+
+
+def test_survival_refuses_what_it_cannot_draw(page: Page) -> None:
+    with pytest.raises(ValueError, match=r"no symbol for \['eaten'\]: the fates are done"):
+        plots.survival(cells(("a", CHILD, "running", "eaten", 0, 1)), "title")
+    with pytest.raises(ValueError, match="1 to 8 columns, got 0"):
+        plots.survival(cells(), "title")
+    with pytest.raises(ValueError, match="1 to 8 columns, got 9"):
+        plots.survival(cells(*(("a", CHILD, f"{n}", "lost", 0, 1) for n in range(9))), "title")
