@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from helpers import plots
-from helpers.plots import theme
+from helpers.plots import expected, theme
 from tests.test_plots import Page
 
 
 @pytest.fixture
 def page(monkeypatch: pytest.MonkeyPatch) -> Page:
     page = Page()
-    for name in ("survival", "counts"):
+    for name in ("survival", "counts", "executions"):
         monkeypatch.setattr(importlib.import_module(f"helpers.plots.{name}"), "show", page.show)
     return page
 
@@ -212,3 +212,85 @@ def test_counts_refuse_what_they_cannot_draw(page: Page) -> None:
         plots.counts(runs({(1, series): [1] for series in "abcde"}), "title", "x", "y")
     with pytest.raises(ValueError, match=r"no bound for \['lost'\]"):
         plots.counts(runs({(1, "lost"): [1]}, stranded=4), "title", "x", "y")
+
+
+# executions
+
+
+@pytest.mark.parametrize(
+    ("duration", "bounds"),
+    [
+        (0, (1, 1)),
+        (1.9, (1, 1)),
+        (2, (1, 1)),
+        (2.01, (1, 2)),  # a sweep may come at once, or 0.99 seconds too late
+        (2.99, (1, 2)),
+        (3, (2, 2)),
+        (4, (2, 2)),
+        (4.01, (2, 3)),
+        (6.01, (3, 4)),
+        (2000.5, (667, 1001)),
+    ],
+)
+def test_expected(duration: float, bounds: tuple[int, int]) -> None:
+    assert expected(duration, timeout=2, period=1) == bounds
+
+
+def test_expected_counts_as_people_do_and_refuses_what_cannot_be() -> None:
+    assert expected(0.6, timeout=0.2, period=0.1) == (3, 3)
+    assert all(
+        low <= high
+        for tenths in range(200)
+        for low, high in [expected(tenths / 10, timeout=0.7, period=0.3)]
+    )
+    for wrong in ({"duration": -1}, {"timeout": 0}, {"period": 0}):
+        with pytest.raises(ValueError, match="no such task"):
+            expected(**{"duration": 1, "timeout": 1, "period": 1, **wrong})
+
+
+def tasks(*rows: tuple[float, int]) -> pandas.DataFrame:
+    return pandas.DataFrame(rows, columns=["duration", "executions"])
+
+
+def test_executions_draw_a_dot_for_each_task_and_none_hides_another(page: Page) -> None:
+    plots.executions(tasks(*[(5, 2)] * 20, (5, 3), (1, 1)), "title", timeout=2, period=1)
+    (axes,) = page.figure.axes
+    (dots,) = [line for line in axes.lines if line.get_label() == "one task"]
+    places = {(round(x, 6), round(y, 6)) for x, y in zip(*dots.get_data(), strict=True)}
+    assert len(places) == 22
+    assert Counter(round(y) for _, y in places) == {2: 20, 3: 1, 1: 1}
+    assert all(abs(x - 2.5) < 0.2 for x, y in places if y > 1.5)
+    assert page.sentence == (
+        "22 of 22 tasks within the band; from 1 execution at 0.5 timeouts "
+        "to 3 executions at 2.5 timeouts"
+    )
+    assert page.sentence in page.alt
+    assert page.table.to_numpy().tolist() == [
+        ["1", "1 (1 of 1)"],
+        ["2-3", "2 (20 of 21), 3 (1 of 21)"],
+    ]
+    assert list(page.table.index) == ["0.5", "2.5"]
+    check_legible(page.figure)
+
+
+def test_executions_mark_what_the_mechanism_does_not_allow(page: Page) -> None:
+    plots.executions(tasks((1, 1), (1, 2), (5, 9)), "A title " * 20, timeout=2, period=1)
+    (wrong,) = [
+        line for line in page.figure.axes[0].lines if line.get_label() == "one task, outside"
+    ]
+    assert wrong.get_ydata().tolist() == [2, 9] and wrong.get_marker() != "o"
+    assert page.sentence.startswith("1 of 3 tasks within the band")
+    check_legible(page.figure)
+
+
+def test_executions_draw_the_band_that_expected_gives(page: Page) -> None:
+    plots.executions(tasks((1, 1), (9, 5)), "title", timeout=2, period=1)
+    low, high = page.figure.axes[0].lines[:2]
+    for x, bottom, top in zip(low.get_xdata(), low.get_ydata(), high.get_ydata(), strict=True):
+        assert (round(bottom), round(top)) == expected(2 * x, timeout=2, period=1)
+    assert "what the mechanism allows (a sweep every 1 s)" in page.words()
+
+
+def test_executions_need_a_task(page: Page) -> None:
+    with pytest.raises(ValueError, match="no task"):
+        plots.executions(tasks(), "title", timeout=2, period=1)

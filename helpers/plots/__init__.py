@@ -1,10 +1,11 @@
 """The charts of the course: each draws one figure, says it in one sentence, adds a small table."""
 
 from helpers.plots.counts import counts
+from helpers.plots.executions import executions, expected
 from helpers.plots.fates import fates
 from helpers.plots.rates import rates
 from helpers.plots.sequence import sequence
 from helpers.plots.strips import strips
 from helpers.plots.survival import survival
 
-__all__ = ["counts", "fates", "rates", "sequence", "strips", "survival"]
+__all__ = ["counts", "executions", "expected", "fates", "rates", "sequence", "strips", "survival"]
