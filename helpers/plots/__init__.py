@@ -1,9 +1,12 @@
 """The charts of the course: each draws one figure, says it in one sentence, adds a small table."""
 
+from helpers.plots.counts import counts
+from helpers.plots.executions import executions
 from helpers.plots.fates import fates
 from helpers.plots.rates import rates
 from helpers.plots.sequence import sequence
 from helpers.plots.strips import strips
+from helpers.plots.survival import survival
 from helpers.plots.timeline import timeline
 
-__all__ = ["fates", "rates", "sequence", "strips", "timeline"]
+__all__ = ["counts", "executions", "fates", "rates", "sequence", "strips", "survival", "timeline"]
