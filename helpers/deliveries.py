@@ -18,9 +18,9 @@ def deliveries(history: History, faults: Sequence[tuple[str, float]] = ()) -> pd
     """One row a delivery, in seconds since the first publish (NaN: it did not happen).
 
     `restored` is when a worker put the message back into its queue. `end` says how the execution
-    ended: finished, failed, retried, rejected, killed, or nothing if it had not. `attrs["marks"]`
-    lists which workers got ready and what was done to them (`faults`: label, monotonic seconds);
-    `attrs["end"]` is the last second of the record.
+    ended: finished, failed, retried, rejected, killed, or nothing if it had not. `attrs` has marks
+    (what was done to the workers, from `faults` as label and monotonic seconds, and which got
+    ready), end (the last second of the record) and visibility_timeout (the shortest of all).
     """
     zero = next((event["at"] for event in history if event["event"] == "attempted"), 0.0)
     faults = [(label, at - zero) for label, at in faults]
@@ -37,7 +37,8 @@ def deliveries(history: History, faults: Sequence[tuple[str, float]] = ()) -> pd
             row |= {"worker": event["worker"], "published": published.get(task_id), "end": ""}
             rows[task_id].append(row | {"delivery": len(rows[task_id]) + 1})
         elif kind == "started":
-            run = _latest(rows[task_id], worker=event["worker"], started=None)
+            # A worker that holds the same message twice runs the first copy first.
+            run = _latest(rows[task_id][::-1], worker=event["worker"], started=None)
             run.update(started=at, pid=event["pid"])
         elif kind in _ENDS:
             # A child tells by itself; of a child that was lost, the parent tells.
@@ -50,9 +51,12 @@ def deliveries(history: History, faults: Sequence[tuple[str, float]] = ()) -> pd
     found = [row for several in rows.values() for row in several]
     for row in found:
         _kill(row, faults)
-    ready = [(f"{e['worker']} ready", e["at"] - zero) for e in history if e["event"] == "ready"]
+    ready = [event for event in history if event["event"] == "ready"]
+    marks = [*faults, *((f"{event['worker']} ready", event["at"] - zero) for event in ready)]
     table = pd.DataFrame(found, columns=_COLUMNS)
-    table.attrs["marks"] = sorted([*faults, *ready], key=lambda mark: mark[1])
+    table.attrs["marks"] = sorted((mark for mark in marks if mark[1] > 0), key=lambda m: m[1])
+    timeouts = [event["visibility_timeout"] for event in ready]
+    table.attrs["visibility_timeout"] = min(timeouts, default=None)
     table.attrs["end"] = max((event["at"] - zero for event in history), default=0.0)
     return table
 

@@ -155,7 +155,9 @@ def classify(
 ) -> Outcome:
     """Give each task id its fate, and the run its verdict.
 
-    `moving` says that the drain ran out of time. Without a census there is no verdict.
+    A task may have its fate while a copy of its message is still about: the column `message` says
+    how (queued, held or stranded), and `where` says where. `moving` says that the drain ran out of
+    time. Without a census there is no verdict.
     """
     seen, receiver = _collect(history)
     ready = [event for event in history if event["event"] == "ready"]
@@ -185,12 +187,12 @@ def classify(
             fate, where = "held", "in a worker's memory"
         else:
             fate = "lost" if task.accepted else "refused"
-        fate = _final(task, fate)
+        message, fate = fate, _final(task, fate)
         starts, finishes = sum(task.started.values()), task.ends.get("finished", 0)
         row = (task_id, task.task, fate, task.accepted > 0, starts, finishes, where)
-        rows.append((*row, task.why, earliest, latest))
+        rows.append((*row, task.why, message if where else "", earliest, latest))
     columns = ["id", "task", "fate", "accepted", "starts", "finishes", "where", "why"]
-    columns += ["earliest_return", "latest_return"]
+    columns += ["message", "earliest_return", "latest_return"]
     table = pd.DataFrame(rows, columns=columns).set_index("id")
     verdict, reasons = _verdict(table, history, census, moving)
     return Outcome(title, table, verdict, reasons)

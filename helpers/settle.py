@@ -13,8 +13,6 @@ from helpers.status import Status
 if TYPE_CHECKING:
     from helpers.stack import Stack
 
-_UNFINISHED = {"queued", "held", "stranded", "lost"}
-
 
 def settle(stack: "Stack", timeout: float, quiet: float) -> Outcome:
     """What `Stack.settle` says."""
@@ -29,7 +27,7 @@ def settle(stack: "Stack", timeout: float, quiet: float) -> Outcome:
                 status.update(f"{ledger.count('finished')} of {ledger.count('accepted')} finished")
             outcome = judge(stack)
             status.update(", ".join(f"{count} {fate}" for fate, count in outcome.counts.items()))
-            if not _UNFINISHED & outcome.counts.keys():
+            if not (outcome.table["message"].any() or "lost" in outcome.counts):
                 return outcome
             left = deadline - time.monotonic()
             if _silent(ledger, min(quiet, left)) or left <= 0:
@@ -65,9 +63,9 @@ def _silent(ledger: Ledger, seconds: float) -> bool:
 def _moving(outcome: Outcome, seconds: float) -> bool:
     """Will any task move by itself within `seconds`?"""
     table = outcome.table
-    consumed = (table["fate"] == "queued") & ~table["where"].str.endswith("no consumer")
-    returning = (table["fate"] == "stranded") & (table["latest_return"] <= seconds)
-    return bool((consumed | returning | (table["fate"] == "held")).any())
+    consumed = (table["message"] == "queued") & ~table["where"].str.endswith("no consumer")
+    returning = (table["message"] == "stranded") & (table["latest_return"] <= seconds)
+    return bool((consumed | returning | (table["message"] == "held")).any())
 
 
 def _census(stack: "Stack") -> Census | None:

@@ -43,15 +43,16 @@ class Worker(Process):
         except psutil.NoSuchProcess:
             return []
 
-    def kill_child(self) -> None:
-        """`SIGKILL` one child of the pool and leave the parent alone.
+    def kill_child(self, pid: int | None = None) -> None:
+        """`SIGKILL` one child of the pool, the first by default, and leave the parent alone.
 
-        Raises StackError when the pool has no child.
+        Raises StackError when the pool has no such child.
         """
-        if not (children := self.children()):
-            raise StackError(f"{self.name} has no pool child: it ended, or its pool has none")
+        children = self.children()
+        if not children or pid not in (None, *children):
+            raise StackError(f"{self.name} has no such pool child: it ended, or its pool has none")
         self.note(f"SIGKILL to a child of {self.name}")
-        os.kill(children[0], signal.SIGKILL)
+        os.kill(pid or children[0], signal.SIGKILL)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 10) -> None:
         """Ask the worker to end, and wait until it has; `timeout` in seconds.

@@ -27,7 +27,13 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Page:
 
 def deliveries(*rows: Row, end: float, timeout: float | None = 2.0) -> pandas.DataFrame:
     frame = pandas.DataFrame(list(rows), columns=[*COLUMNS, "end"])
-    frame.attrs = {"end": end, "visibility_timeout": timeout}
+    frame.attrs = {"end": end, "visibility_timeout": timeout, "marks": []}
+    return frame
+
+
+def marked(frame: pandas.DataFrame, *marks: tuple[str, float]) -> pandas.DataFrame:
+    frame = frame.copy()
+    frame.attrs["marks"] = list(marks)
     return frame
 
 
@@ -144,7 +150,7 @@ def test_timeline_of_a_countdown_longer_than_the_timeout(page: Page) -> None:
 
 
 def test_timeline_of_a_killed_worker(page: Page) -> None:
-    plots.timeline(KILLED, "title", marks=KILLED_MARKS)
+    plots.timeline(marked(KILLED, *KILLED_MARKS), "title")
     assert symbols(page, "killed") == {0: 1.3}
     assert bars(page, 0)[1] == (0.05, 3.3)  # held until it was put back
     assert set(bars(page, 1)) == {0, 2, 4, 6, 8}
@@ -202,7 +208,7 @@ def test_timeline_groups_rows_by_task_in_order_of_receipt(page: Page) -> None:
 def test_no_two_texts_of_a_timeline_meet_or_are_cut(
     page: Page, data: pandas.DataFrame, marks: list[tuple[str, float]]
 ) -> None:
-    plots.timeline(data, "A finding that is long enough for two lines " * 3, marks=marks)
+    plots.timeline(marked(data, *marks), "A finding that is long enough for two lines " * 3)
     page.figure.draw_without_rendering()  # sizes at the figure's own resolution again
     axes, (legend,) = page.figure.axes[0], page.figure.legends
     texts = [*page.figure.texts, *axes.texts, *legend.get_texts(), axes.xaxis.label]

@@ -221,6 +221,53 @@ def test_stop_lets_the_running_task_finish(stack: Stack) -> None:
 # --- every fate, live -----------------------------------------------------------------------------
 
 
+def test_a_lost_child_is_reported_and_the_worker_lives(stack: Stack) -> None:
+    worker = stack.start_worker("--concurrency=1")
+    order = stack.load("shop").nap.delay(60)
+    stack.wait_for("started", order)
+    stack.wait_for("acknowledged", order)
+    worker.kill_child()
+    stack.wait_for("failed", order, timeout=20)  # the pool looks after its children every 5 s
+    assert worker.alive
+    assert stack.settle(timeout=5).counts == {"failed": 1}
+    assert stack.deliveries()["end"].tolist() == ["failed"]
+    assert [label for label, _ in worker.faults] == ["SIGKILL to a child of worker1"]
+
+
+def test_a_killed_worker_on_the_timeline(stack: Stack) -> None:
+    worker = stack.start_worker("--concurrency=1")
+    shop = stack.load("shop")
+    orders = [shop.nap.delay(60) for _ in range(2)]
+    stack.wait_for("started", orders[0])
+    stack.wait_for("received", orders[1])
+    worker.kill()
+    table = stack.deliveries()
+    assert table["end"].tolist() == ["killed", ""]
+    assert table["worker"].tolist() == ["worker1", "worker1"]
+    assert [label for label, _ in table.attrs["marks"]] == ["SIGKILL to worker1"]
+    with pytest.raises(StackError, match="no such pool child"):
+        worker.kill_child()
+
+
+def test_a_cold_shutdown_ends_the_running_task(stack: Stack) -> None:
+    worker = stack.start_worker("--concurrency=1")
+    order = stack.load("shop").nap.delay(60)
+    stack.wait_for("started", order)
+    worker.stop(signal.SIGQUIT)
+    assert not worker.alive and order.state == "RETRY"
+    assert stack.settle(timeout=5).counts == {"lost": 1}
+    assert stack.deliveries()["end"].tolist() == ["killed"]
+
+
+def test_a_moment_that_does_not_come(stack: Stack) -> None:
+    worker = stack.start_worker("--concurrency=1")
+    shop = stack.load("shop")
+    with pytest.raises(StackError, match=r"(?s)not finished within 0\.2 s.*worker1:.*nap"):
+        stack.wait_for("finished", shop.nap.delay(60), timeout=0.2)
+    with pytest.raises(StackError, match=r"still runs after 0\.1 s"):
+        worker.wait(timeout=0.1)
+
+
 def test_done_failed_retried_ignored_and_unknown(stack: Stack) -> None:
     stack.start_worker("--concurrency=2")
     shop = stack.load("shop")

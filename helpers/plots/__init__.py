@@ -1,7 +1,7 @@
 """The charts of the course: each draws one figure, says it in one sentence, adds a small table."""
 
 from helpers.plots.counts import counts
-from helpers.plots.executions import executions
+from helpers.plots.executions import executions, expected
 from helpers.plots.fates import fates
 from helpers.plots.rates import rates
 from helpers.plots.sequence import sequence
@@ -9,4 +9,5 @@ from helpers.plots.strips import strips
 from helpers.plots.survival import survival
 from helpers.plots.timeline import timeline
 
-__all__ = ["counts", "executions", "fates", "rates", "sequence", "strips", "survival", "timeline"]
+__all__ = ["counts", "executions", "expected", "fates", "rates", "sequence"]
+__all__ += ["strips", "survival", "timeline"]

@@ -44,17 +44,15 @@ _ROW, _LINE, _EDGE, _RIGHT = 0.34, 0.19, 0.15, 0.4  # inches
 Overlap = tuple[int, int, float, float]  # two rows that ran at once, from when, until when
 
 
-def timeline(
-    deliveries: pandas.DataFrame, title: str, *, marks: Sequence[tuple[str, float]] = ()
-) -> None:
+def timeline(deliveries: pandas.DataFrame, title: str) -> None:
     """Show who held and who ran which message when, one row a delivery.
 
     Columns: task (a label), worker, delivery (1, 2, ...); published, received, started, ended and
     restored (put back by a worker's sweep), in seconds since the start, NaN where it did not
     happen; end (finished, failed, retried, rejected, killed; empty: never started, or still runs).
-    `deliveries.attrs["end"]` is the last second of the record, `["visibility_timeout"]` is in
-    seconds, or None. `marks` are moments with a name, (label, seconds). Raises ValueError without
-    a delivery, with more than 24, and for an end that is none of these or has no moment.
+    `deliveries.attrs`: end (the last second of the record), visibility_timeout (seconds or None)
+    and marks (moments with a name: label, seconds). Raises ValueError without a delivery, with more
+    than 24, and for an end that is none of these or has no moment.
     """
     if not 0 < len(deliveries) <= MOST_ROWS:
         raise ValueError(f"timeline() draws 1 to {MOST_ROWS} deliveries, got {len(deliveries)}")
@@ -62,6 +60,7 @@ def timeline(
     if wrong.any():
         ends = deliveries.loc[wrong, ["end", "ended"]].to_dict("records")
         raise ValueError(f"timeline() cannot draw these ends: {ends}")
+    marks = deliveries.attrs["marks"]
     rows = _rows(deliveries, deliveries.attrs["end"], deliveries.attrs["visibility_timeout"])
     overlaps = _overlaps(rows)
     with rc_context(theme.RC):

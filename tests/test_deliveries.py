@@ -1,0 +1,148 @@
+"""The life of each message, read from hand-written ledgers: each ending is planted."""
+
+import math
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from helpers import plots
+from helpers.deliveries import deliveries
+from helpers.ledger import History
+
+PARENT, CHILD = 10, 11
+
+
+def history(*events: tuple[float, str, dict[str, Any]]) -> History:
+    base = {"id": "a", "task": "shop.charge", "pid": CHILD, "n": 0}
+    return History([base | {"at": 100 + at, "event": event} | more for at, event, more in events])
+
+
+PUBLISHED = (0.0, "attempted", {"args": "(3,)", "retries": 0})
+READY = (-1.0, "ready", {"id": None, "worker": "worker1", "visibility_timeout": 2.0})
+
+
+def received(at: float, worker: str = "worker1") -> tuple[float, str, dict[str, Any]]:
+    return (at, "received", {"worker": worker, "tag": "t", "pid": PARENT})
+
+
+def started(at: float, worker: str = "worker1", pid: int = CHILD) -> tuple[float, str, dict]:
+    return (at, "started", {"worker": worker, "pid": pid, "retries": 0})
+
+
+def restored(at: float, requeued: bool = False) -> tuple[float, str, dict[str, Any]]:
+    return (at, "restored", {"requeued": requeued})
+
+
+def rows(table: pd.DataFrame) -> list[list[Any]]:
+    values = table[["delivery", "worker", "received", "started", "ended", "restored", "end"]]
+    return [
+        [None if isinstance(v, float) and math.isnan(v) else v for v in row]
+        for row in values.round(6).to_numpy().tolist()
+    ]
+
+
+def test_a_task_that_runs_once() -> None:
+    table = deliveries(
+        history(READY, PUBLISHED, received(0.1), started(0.2), (1.0, "finished", {}))
+    )
+    assert rows(table) == [[1, "worker1", 0.1, 0.2, 1.0, None, "finished"]]
+    assert table.loc[0, "task"] == "charge(3)" and table.loc[0, "published"] == 0
+    assert table.attrs == {"marks": [], "end": 1.0, "visibility_timeout": 2.0}
+
+
+def test_a_task_that_a_sweep_hands_out_while_it_runs() -> None:
+    table = deliveries(
+        history(
+            PUBLISHED,
+            received(0.1),
+            started(0.2),
+            restored(2.5),
+            received(2.6, "worker2"),
+            started(2.7, "worker2", pid=21),
+            (4.2, "finished", {}),
+            (6.7, "finished", {"pid": 21}),
+        )
+    )
+    assert rows(table) == [
+        [1, "worker1", 0.1, 0.2, 4.2, 2.5, "finished"],
+        [2, "worker2", 2.6, 2.7, 6.7, None, "finished"],
+    ]
+
+
+def test_one_child_runs_both_copies_one_after_the_other() -> None:
+    table = deliveries(
+        history(
+            PUBLISHED,
+            received(0.1),
+            started(0.2),
+            restored(2.5),
+            received(2.6),
+            (4.2, "finished", {}),
+            started(4.3),
+            (8.3, "finished", {}),
+        )
+    )
+    assert [row[2:5] for row in rows(table)] == [[0.1, 0.2, 4.2], [2.6, 4.3, 8.3]]
+
+
+def test_a_worker_is_killed() -> None:
+    faults = [("SIGKILL to worker2", 100.3), ("SIGKILL to worker1", 100.5)]
+    table = deliveries(
+        history(
+            PUBLISHED,
+            received(0.1),
+            started(0.2),
+            restored(2.5),
+            received(2.6, "worker2"),
+            started(2.7, "worker2", pid=21),
+        ),
+        faults,
+    )
+    assert rows(table) == [
+        [1, "worker1", 0.1, 0.2, 0.5, 2.5, "killed"],
+        [2, "worker2", 2.6, 2.7, None, None, ""],  # killed before it started: not this run
+    ]
+    marks = [(label, round(at, 3)) for label, at in table.attrs["marks"]]
+    assert marks == [("SIGKILL to worker2", 0.3), ("SIGKILL to worker1", 0.5)]
+
+
+def test_the_parent_reports_a_lost_child() -> None:
+    table = deliveries(
+        history(PUBLISHED, received(0.1), started(0.2), (5.2, "failed", {"pid": PARENT}))
+    )
+    assert rows(table) == [[1, "worker1", 0.1, 0.2, 5.2, None, "failed"]]
+
+
+def test_a_message_that_is_requeued_ends_its_execution() -> None:
+    table = deliveries(
+        history(PUBLISHED, received(0.1), started(0.2), restored(0.3, requeued=True), received(0.4))
+    )
+    assert rows(table) == [
+        [1, "worker1", 0.1, 0.2, 0.3, 0.3, "rejected"],
+        [2, "worker1", 0.4, None, None, None, ""],
+    ]
+
+
+def test_a_retry_is_a_delivery_of_its_own() -> None:
+    table = deliveries(
+        history(
+            PUBLISHED,
+            received(0.1),
+            started(0.2),
+            (0.3, "attempted", {"args": "(3,)", "retries": 1}),
+            (0.4, "retried", {}),
+            received(0.5),
+            started(1.5),
+            (1.6, "finished", {}),
+        )
+    )
+    assert [row[-1] for row in rows(table)] == ["retried", "finished"]
+    assert table["published"].round(6).tolist() == [0.0, 0.3]
+
+
+def test_nothing_was_published() -> None:
+    table = deliveries(history(READY))
+    assert table.empty
+    with pytest.raises(ValueError, match="draws 1 to"):
+        plots.timeline(table, "nothing")
