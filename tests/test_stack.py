@@ -336,6 +336,23 @@ def test_stranded_then_back_within_the_window(stack: Stack, shop_directory: Path
     assert census + earliest - 0.5 < came_back < seen + latest + 1.5
 
 
+def test_settle_waits_for_a_copy_that_still_runs(stack: Stack, shop_directory: Path) -> None:
+    impatient = SHOP + """
+app.conf.broker_transport_options = {
+    "visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1
+}
+"""
+    (shop_directory / "shop.py").write_text(impatient)
+    stack.start_worker("--concurrency=2")
+    stack.load("shop").late.delay(2.5)
+    outcome = stack.settle(timeout=30)
+    assert outcome.counts == {"duplicated": 1}
+    table = stack.deliveries()
+    assert len(table) >= 2 and table["end"].eq("finished").all()
+    assert table["restored"].notna().sum() == len(table) - 1
+    assert table.attrs["visibility_timeout"] == 1
+
+
 def test_held_by_a_live_worker_until_its_eta(stack: Stack) -> None:
     stack.start_worker("--concurrency=1")
     stack.load("shop").add.apply_async((1, 1), countdown=60)

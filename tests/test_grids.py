@@ -1,0 +1,41 @@
+"""The stored grids hold what their scripts say: each cell with its n, and where it was run."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from helpers import stored
+
+GRIDS = Path(__file__).parents[1] / "notebooks" / "grids"
+# The columns that make a cell, the number of cells, the runs in each.
+CELLS = {
+    "crash_volume": (["orders"], 3, 20),
+    "crash_worker": (["setting", "process", "moment"], 32, 20),
+    "evict_policies": (["policy", "idle_seconds"], 16, 10),
+    "redelivery_delay": (["cadence"], 2, 20),
+}
+
+
+def test_each_grid_is_known_here() -> None:
+    assert sorted(path.stem for path in GRIDS.glob("*.csv")) == sorted(CELLS)
+    assert sorted(path.stem for path in GRIDS.glob("*.py")) == sorted(CELLS)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_grid_is_complete(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    keys, cells, least = CELLS[name]
+    runs = stored(name)
+    assert "Celery 5." in capsys.readouterr().out
+    sizes = runs.groupby(keys).size()
+    assert len(sizes) == cells and sizes.min() >= least
+    assert runs[["server", "celery", "kombu", "date"]].notna().all().all()
+
+
+def test_what_each_kill_does() -> None:
+    """Nineteen of twenty runs of each cell agree: a kill can miss its moment on a busy machine."""
+    runs = pd.read_csv(GRIDS / "crash_worker.csv")
+    results = runs.groupby(["setting", "process", "moment"])[["fate", "charged"]].value_counts()
+    assert results.groupby(level=[0, 1, 2]).max().min() >= 19
+    once = runs["charged"].eq(1).groupby([runs["setting"], runs["process"]]).mean().unstack()
+    assert (once["whole worker killed"] < 1).all()
