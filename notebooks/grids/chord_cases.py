@@ -54,6 +54,7 @@ QUICK = {
 }
 
 SHOP = """
+import functools
 import os
 import signal
 import time
@@ -61,76 +62,78 @@ import time
 from celery import Celery, Task, chord, group, signals
 from celery.app.task import Context
 from celery.backends.redis import RedisBackend
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, NotRegistered, Reject, TaskRevokedError
 from celery.result import allow_join_result
 from kombu.serialization import register
+from kombu.utils import json
 
 app = Celery("shop")
-register("parcel", repr, eval, "application/x-parcel", "utf-8")
+task = functools.partial(app.task, shared=False)  # one process loads this many times
+register("parcel", json.dumps, json.loads, "application/x-parcel", "utf-8")
 
-@app.task
+@task
 def charge(order, seconds=0):
     time.sleep(seconds)
     return order
 
-@app.task
+@task
 def total(amounts):
     return len(amounts)
 
-@app.task
+@task
 def fail(*_):
     raise ValueError("no such order")
 
-@app.task
+@task
 def tell(*_):
     return {"error": "no such order"}
 
-@app.task(bind=True, max_retries=1)
+@task(bind=True, max_retries=1)
 def again(self):
     raise self.retry(exc=ValueError("no such order"), countdown=0)
 
-@app.task
+@task
 def ignore(*_):
     raise Ignore()
 
-@app.task
+@task
 def reject(*_):
     raise Reject("no such order", requeue=False)
 
-@app.task
+@task
 def crash(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-@app.task(default_retry_delay=0, max_retries=3)
+@task(default_retry_delay=0, max_retries=3)
 def pill():
     os.kill(os.getpid(), signal.SIGKILL)
 
-@app.task(time_limit=1)
+@task(time_limit=1)
 def endless(*_):
     time.sleep(60)
 
-@app.task
+@task
 def unreadable():
     return object()
 
-@app.task
+@task
 def asks():
     with allow_join_result():
         return charge.delay(1).get()
 
-@app.task(bind=True)
+@task(bind=True)
 def splits(self, part):
     raise self.replace(group(app.signature(part, args=(n,)) for n in range(2)))
 
-@app.task(bind=True)
+@task(bind=True)
 def adds(self):
     self.add_to_chord(charge.s(9, 0.5))
 
-@app.task(ignore_result=True)
+@task(ignore_result=True)
 def unstored(order):
     return order
 
-@app.task(ignore_result=True)
+@task(ignore_result=True)
 def unstored_total(amounts):
     return len(amounts)
 """
@@ -200,7 +203,8 @@ class Run:
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
-                raise StackError(f"{self.case.key}: not {what} within {timeout:g} s")
+                told = "".join(worker.log.tail() for worker in self.stack.workers)
+                raise StackError(f"{self.case.key}: not {what} within {timeout:g} s\n{told}")
             time.sleep(0.01)
 
     def start_worker(self) -> None:
@@ -275,6 +279,9 @@ def past() -> datetime:
 def kill_and_replace(run: Run) -> None:
     """`kill -9` to the worker and its children in the middle of the header; a new one starts."""
     run.wait("started", 2)
+    if not run.case.conf.get("task_acks_late"):
+        # The child starts a little before its parent acknowledges.
+        run.until(lambda: len(lens.unacked(run.stack.redis)) <= len(run.group) - 2, "acknowledged")
     run.worker.kill()
     run.start_worker()
 
@@ -483,11 +490,9 @@ def report(sender, message, exc, name, id, **_):
     embed = message.decode()[2]
     request = Context(message.headers, chord=embed["chord"], chain=embed["chain"],
                       errbacks=embed["errbacks"], group_index=message.headers.get("group_index"))
-    app.backend.mark_as_failure(id, exc, request=request)
+    app.backend.mark_as_failure(id, NotRegistered(name), request=request)
 """
 TELL_REVOKED = """
-from celery.exceptions import TaskRevokedError
-
 @signals.task_revoked.connect(weak=False)
 def report(request, **_):
     app.backend._fail_chain(request.chain, TaskRevokedError("revoked"), state="REVOKED")
@@ -1221,9 +1226,7 @@ def main() -> None:
     only, runs = sys.argv[1:2], int(sys.argv[2]) if sys.argv[2:] else None
     healthy = {}
     rows = []
-    with ProcessPoolExecutor(
-        POOL, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=25
-    ) as pool:
+    with ProcessPoolExecutor(POOL, multiprocessing.get_context("spawn")) as pool:
         for case in CASES:
             if case.name == "healthy":
                 took = [pool.submit(run_by_key, case.key, n, 1.0) for n in range(3)]
