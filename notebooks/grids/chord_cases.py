@@ -278,6 +278,7 @@ def past() -> datetime:
 
 def kill_and_replace(run: Run) -> None:
     """`kill -9` to the worker and its children in the middle of the header; a new one starts."""
+    run.wait("received", len(run.group))
     run.wait("started", 2)
     if not run.case.conf.get("task_acks_late"):
         # The child starts a little before its parent acknowledges.
@@ -307,6 +308,8 @@ def signalled(number: signal.Signals) -> Callable[[Run], None]:
     """One signal to the worker's parent process in the middle of the header; a new one starts."""
 
     def fault(run: Run) -> None:
+        # A warm shutdown while messages still arrive can itself hang.
+        run.wait("received", len(run.group))
         run.wait("started", 2)
         os.kill(run.worker.pid, number)
         run.until(lambda: not run.worker.alive, "ended")
@@ -710,6 +713,7 @@ CASES: list[Case] = [
             "task_retry_on_worker_lost, max_retries 3": {
                 "conf": {**PILL, "task_retry_on_worker_lost": True},
                 "expected": "error",
+                "timeout": 20,
             }
         },
     ),
