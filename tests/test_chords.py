@@ -213,7 +213,7 @@ def by_key(key: str) -> Case:
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> float:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("healthy")))
-        return chord_cases.run(by_key("Redis · healthy"), 0, 1.0)["seconds"]
+        return chord_cases.run(by_key("Redis · healthy"), [0], 1.0)[0]["seconds"]
 
 
 def test_each_mechanism_has_a_live_case() -> None:
@@ -223,7 +223,7 @@ def test_each_mechanism_has_a_live_case() -> None:
 @pytest.mark.parametrize("key", LIVE)
 def test_a_case_ends_as_the_table_says(key: str, healthy: float) -> None:
     case = by_key(key)
-    row = chord_cases.run(case, 0, healthy)
+    [row] = chord_cases.run(case, [0], healthy)
     assert row["outcome"] == case.expected, row
     assert row["body_runs"] == (case.expected == "fired")
     if key.endswith("early ack"):

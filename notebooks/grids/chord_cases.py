@@ -1,4 +1,4 @@
-"""Every way in which a chord does not fire, the ways that only folklore knows, and the fixes.
+"""Every known way in which a chord does not fire, what only folklore holds for one, and the fixes.
 
 An experiment is a function of a case: `run` starts a stack, publishes the canvas, breaks one thing
 at a named event, waits, and says what it saw. Writes chord_cases.csv beside this file, one row a
@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -125,10 +125,6 @@ def asks():
 def splits(self, part):
     raise self.replace(group(app.signature(part, args=(n,)) for n in range(2)))
 
-@task(bind=True)
-def adds(self):
-    self.add_to_chord(charge.s(9, 0.5))
-
 @task(ignore_result=True)
 def unstored(order):
     return order
@@ -139,6 +135,10 @@ def unstored_total(amounts):
 """
 
 
+def nothing(run: "Run") -> None:
+    """No fault."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One way to build, break and perhaps mend a chord."""
@@ -147,19 +147,26 @@ class Case:
     mechanism: str
     expected: str
     canvas: Callable[[ModuleType], Any]
-    fault: Callable[["Run"], None] = lambda run: None
+    fault: Callable[["Run"], None] = nothing
     fix: str = ""
     source: str = ""  # more lines of the application
     conf: dict[str, Any] = field(default_factory=dict)
     redis: dict[str, str] = field(default_factory=dict)
     results: dict[str, str] | None = None  # redis.conf of a second server for the results
     polls: bool = False  # the result backend is db+sqlite
-    before: Callable[["Run"], None] = lambda run: None  # after the start, before the publish
+    before: Callable[["Run"], None] = nothing  # after the start, before the publish
     worker: tuple[str, ...] = ("--concurrency=2",)
     options: dict[str, Any] = field(default_factory=dict)  # of the publish
     timeout: float = 15  # for what moves to come to rest, seconds
     quiet: float = 1  # how long nothing may happen before that is believed, seconds
+    alone: bool = False  # each run needs a stack of its own, although no fault is aimed at it
     n: int = RUNS
+
+    @property
+    def shared(self) -> bool:
+        """Do all runs happen on one stack, one after the other?"""
+        aimed = self.fault is not nothing or self.before is not nothing
+        return not (aimed or self.alone or self.polls or self.n > RUNS)
 
     @property
     def arm(self) -> str:
@@ -184,8 +191,13 @@ class Run:
     case: Case
     stack: Stack
     shop: ModuleType
+    number: int
+    healthy: float
     result: Any = None
-    healthy: float = 1.0
+    refused: str = ""  # the publish raised this
+    refused_after: float = 0.0
+    began: float = 0.0
+    wall: float = 0.0
 
     @property
     def worker(self) -> Any:
@@ -207,6 +219,15 @@ class Run:
                 told = "".join(worker.log.tail() for worker in self.stack.workers)
                 raise StackError(f"{self.case.key}: not {what} within {timeout:g} s\n{told}")
             time.sleep(0.01)
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.refused) or self.state() in states.READY_STATES
+
+    def wait_for_the_end(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while not self.ended and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def start_worker(self) -> None:
         self.stack.start_worker(*self.case.worker)
@@ -551,7 +572,7 @@ SMALL = {"maxmemory": "5mb", "maxmemory-policy": "volatile-lru"}
 FULL = {"maxmemory": "5mb", "maxmemory-policy": "noeviction"}
 # A parent notices the death of a child at once, or ten seconds later (billiard's
 # `LOST_WORKER_TIMEOUT`).
-SLOW: dict[str, Any] = {"timeout": 30, "quiet": 12}
+SLOW: dict[str, Any] = {"timeout": 30, "quiet": 12, "alone": True}
 IMPATIENT = {
     "broker_transport_options": {**QUICK["broker_transport_options"], "visibility_timeout": 1}
 }
@@ -718,6 +739,7 @@ CASES: list[Case] = [
             beside(task("pill")),
             conf=PILL,
             timeout=5,
+            alone=True,
         ),
         {
             "task_retry_on_worker_lost, max_retries 3": {
@@ -733,8 +755,7 @@ CASES: list[Case] = [
         "late",
         beside(task("crash")),
         conf={"task_retry_on_worker_lost": True},
-        timeout=13,
-        quiet=12,
+        **{**SLOW, "timeout": 13},
     ),
     *family(
         Case(
@@ -743,6 +764,7 @@ CASES: list[Case] = [
             "stuck",
             beside(task("asks")),
             worker=ONE,
+            alone=True,
             timeout=5,
         ),
         {"a chain instead of .get()": {"canvas": beside(linked("charge"))}},
@@ -760,6 +782,7 @@ CASES: list[Case] = [
             COUNT,
             "hung",
             lambda shop: chord([shop.charge.s(n, 2) for n in range(2)], shop.total.s()),
+            alone=True,
             conf={"result_expires": 1},
         ),
         {"result_chord_expires": {"conf": {"result_expires": 1, "result_chord_expires": 600}}},
@@ -772,7 +795,7 @@ CASES: list[Case] = [
             beside(task("charge", 1)),
             before=results_elsewhere,
         ),
-        {"the same result database": {"before": lambda run: None}},
+        {"the same result database": {"before": nothing}},
     ),
     *family(
         Case(
@@ -894,6 +917,7 @@ CASES: list[Case] = [
             UNTOLD,
             "hung",
             beside(task("splits", "shop.fail")),
+            alone=True,
         ),
         {
             "return an error value": {"canvas": beside(task("splits", "shop.tell"))},
@@ -960,7 +984,7 @@ CASES: list[Case] = [
     folklore("part raises", "error", beside(task("fail")), n=HEADLINE_RUNS),
     folklore("retries exhausted", "error", beside(task("again"))),
     folklore("child killed by SIGKILL", "error", four, fault=kill_child, **SLOW),
-    folklore("hard time limit", "error", beside(task("endless"))),
+    folklore("hard time limit", "error", beside(task("endless")), alone=True),
     folklore("part revoked", "error", behind(task("charge", 1)), **RECEIVED),
     folklore(
         "part terminated", "error", beside(task("charge", 1, 9)), fault=revoke(terminate=True)
@@ -970,7 +994,12 @@ CASES: list[Case] = [
     folklore("part raises Reject", "error", beside(task("reject"))),
     folklore("chain in the header, first link raises", "error", beside(linked("fail"))),
     folklore("chain in the header, first link killed", "error", beside(linked("crash")), **SLOW),
-    folklore("chain in the header, first link hits its limit", "error", beside(linked("endless"))),
+    folklore(
+        "chain in the header, first link hits its limit",
+        "error",
+        beside(linked("endless")),
+        alone=True,
+    ),
     folklore("chain in the header, first link rejects", "error", beside(linked("reject"))),
     folklore(
         "inner body raises",
@@ -989,7 +1018,7 @@ CASES: list[Case] = [
     ),
     folklore("body's name not registered", "error", with_body("charge", unknown)),
     folklore("broker away when the body is sent", "error", two, fault=stop_broker, results=OWN),
-    folklore("header generator raises halfway", "error", halfway),
+    folklore("header generator raises halfway", "error", halfway, alone=True),
     folklore("empty header", "fired", lambda shop: chord([], shop.total.s())),
     folklore("header has ignore_result", "fired", beside(task("unstored", 1))),
     folklore(
@@ -1003,18 +1032,22 @@ CASES: list[Case] = [
         beside(lambda shop: chain(shop.charge.s(1), group(shop.charge.s(), shop.charge.s()))),
     ),
     folklore("inner chord", "fired", inner("tell")),
-    folklore("part replaced by a group", "fired", beside(task("splits", "shop.charge"))),
+    folklore(
+        "part replaced by a group", "fired", beside(task("splits", "shop.charge")), alone=True
+    ),
     folklore("warm shutdown", "fired", four, fault=signalled(signal.SIGTERM)),
     folklore(
         "part runs twice, visibility timeout",
         "fired",
         beside(task("charge", 1, 3)),
+        alone=True,
         conf={**IMPATIENT, "task_acks_late": True},
     ),
     folklore(
         "countdown longer than the visibility timeout",
         "fired",
         beside(task("charge", 1, countdown=4)),
+        alone=True,
         conf=IMPATIENT,
     ),
     folklore("key .d deleted", "fired", beside(task("charge", 1, 0.7)), fault=delete_key(".d")),
@@ -1111,8 +1144,11 @@ def decide(
     return ("late", due) if math.isfinite(due) else ("stuck", math.inf)
 
 
-def run(case: Case, number: int, healthy: float) -> dict[str, Any]:
-    """Run one case once. `healthy` is how long the same takes without a fault, in seconds."""
+def run(case: Case, numbers: Sequence[int], healthy: float) -> list[dict[str, Any]]:
+    """Run one case, one chord after the other on one stack; one row for each of `numbers`.
+
+    `healthy` is how long a chord of the same size takes without a fault, in seconds.
+    """
     here = private_directory()
     conf = f"app.conf.update({case.conf!r})\n"
     (here / "shop.py").write_text(SHOP + case.source + conf)
@@ -1122,47 +1158,58 @@ def run(case: Case, number: int, healthy: float) -> dict[str, Any]:
     try:
         with Stack(here, redis=case.redis, backend=backend, name="chord") as stack:
             stack.start_worker(*case.worker)
-            return _observed(Run(case, stack, stack.load("shop"), healthy=healthy), number)
+            shop = stack.load("shop")
+            runs = [Run(case, stack, shop, number, healthy) for number in numbers]
+            case.before(runs[0])
+            for one in runs:
+                _publish(one)
+                case.fault(one)
+                one.wait_for_the_end(PATIENCE * healthy if one is runs[-1] else healthy)
+            ended = all(one.ended for one in runs)
+            settled = (3, 0.3) if ended else (case.timeout, case.quiet)
+            table = stack.settle(*settled).table
+            return [_row(one, table) for one in runs]
     finally:
         reaper.remove(here)
 
 
-def _observed(run: Run, number: int) -> dict[str, Any]:
-    case, stack = run.case, run.stack
-    case.before(run)
-    began, wall = time.monotonic(), time.time()
+def _publish(run: Run) -> None:
+    run.began, run.wall = time.monotonic(), time.time()
     try:
-        run.result = case.canvas(run.shop).apply_async(**case.options)
+        run.result = run.case.canvas(run.shop).apply_async(**run.case.options)
     except ValueError as error:  # the producer's own generator
-        seen = {"outcome": "error", "seconds": round(time.monotonic() - began, 3)}
-        seen |= {"get": f"{type(error).__name__} at the publish", "body_runs": 0}
-        return _row(run, number, seen | _tasks(run, stack.settle(3).table))
-    case.fault(run)
-    patience = began + PATIENCE * run.healthy
-    while not (ended := run.state() in states.READY_STATES) and time.monotonic() < patience:
-        time.sleep(0.02)
-    table = (stack.settle(3, quiet=0.3) if ended else stack.settle(case.timeout, case.quiet)).table
+        run.refused = f"{type(error).__name__} at the publish"
+        run.refused_after = time.monotonic() - run.began
+
+
+def _seen(run: Run, table: pd.DataFrame) -> dict[str, Any]:
+    """What became of one chord; `table` has the fate of every task."""
+    case = run.case
+    if run.refused:
+        told = {"outcome": "error", "seconds": run.refused_after, "get": run.refused}
+        return {**told, "body_runs": 0, **_tasks(run, table)}
+    if case.shared:
+        table = table[table.index.isin(lens.family(run.result))]
     ids = [result.id for result in run.last]
     body = table[table.index.isin(ids)]
     alive = table[table["fate"].isin(["queued", "held", "stranded"])]
     alive = alive.assign(due=[_due(run, task_id, row) for task_id, row in alive.iterrows()])
     outcome, due = decide(run.state(), set(body["fate"]), alive, _missing(run, alive), case.polls)
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - run.began
     if outcome == "fired":
-        seconds = max(e["at"] for e in _events(run, "finished") if e["id"] in ids) - began
+        seconds = max(e["at"] for e in _events(run, "finished") if e["id"] in ids) - run.began
     elif outcome == "error" and (done := _date_done(run)):
-        seconds = done - wall
-    seen = {
+        seconds = done - run.wall
+    return {
         "outcome": outcome,
-        "seconds": round(seconds, 3),
-        "due": round(due, 1) if outcome == "late" else math.nan,
+        "seconds": seconds,
+        "due": due if outcome == "late" else math.nan,
         "get": _raised(run.result),
         "get_by_id": _raised(AsyncResult(ids[0], app=run.shop.app)),
         "body_runs": int(body["starts"].sum()),
         **_tasks(run, table[~table.index.isin(ids)]),
         "keys": "" if case.polls or not run.group else _keys(run),
     }
-    return _row(run, number, seen)
 
 
 def _tasks(run: Run, table: pd.DataFrame) -> dict[str, Any]:
@@ -1177,8 +1224,8 @@ def _tasks(run: Run, table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _row(run: Run, number: int, seen: dict[str, Any]) -> dict[str, Any]:
-    case = run.case
+def _row(run: Run, table: pd.DataFrame) -> dict[str, Any]:
+    case, seen = run.case, _seen(run, table)
     return {
         "backend": case.backend,
         "mechanism": case.mechanism,
@@ -1186,8 +1233,8 @@ def _row(run: Run, number: int, seen: dict[str, Any]) -> dict[str, Any]:
         "arm": case.arm,
         "fix": case.fix,
         "expected": case.expected,
-        "run": number,
-        **seen,
+        "run": run.number,
+        **{name: round(x, 3) if isinstance(x, float) else x for name, x in seen.items()},
         "healthy_seconds": round(run.healthy, 3),
         "server": run.stack.redis.version,
         "celery": version("celery"),
@@ -1251,40 +1298,42 @@ def _keys(run: Run) -> str:
     return " ".join(sorted(name.removeprefix(start) for name in names if name.startswith(start)))
 
 
-def run_by_key(key: str, number: int, healthy: float) -> dict[str, Any]:
+def run_by_key(key: str, numbers: Sequence[int], healthy: float) -> list[dict[str, Any]]:
     """A case cannot travel to another process; its name can."""
     case = next(case for case in CASES if case.key == key)
     try:
-        return run(case, number, healthy)
+        return run(case, numbers, healthy)
     except Exception as error:
-        raise StackError(f"{key}, run {number}: {error!r}") from error
+        raise StackError(f"{key}, run {numbers}: {error!r}") from error
 
 
 def measure(cases: list[Case]) -> pd.DataFrame:
     """Every run of `cases`, three at a time, in the order of the table."""
-    runs: dict[Future[dict[str, Any]], tuple[int, int]] = {}
+    jobs: dict[Future[list[dict[str, Any]]], int] = {}
     rows = []
     with ProcessPoolExecutor(POOL, multiprocessing.get_context("spawn")) as pool:
         healthy = {}
         for case in CASES:
             if case.name == "healthy":
-                took = [pool.submit(run_by_key, case.key, number, 1.0) for number in range(POOL)]
-                healthy[case.backend] = min(job.result()["seconds"] for job in took)
+                took = [pool.submit(run_by_key, case.key, [number], 1.0) for number in range(POOL)]
+                healthy[case.backend] = min(job.result()[0]["seconds"] for job in took)
         for place, case in enumerate(cases):
-            for number in range(case.n):
-                job = pool.submit(run_by_key, case.key, number, healthy[case.backend])
-                runs[job] = place, number
-        for done, job in enumerate(as_completed(runs), start=1):
-            case = cases[runs[job][0]]
+            size = case.n if case.shared else 1
+            for first in range(0, case.n, size):
+                numbers = range(first, first + size)
+                job = pool.submit(run_by_key, case.key, numbers, healthy[case.backend])
+                jobs[job] = place
+        for done, job in enumerate(as_completed(jobs), start=1):
+            case = cases[jobs[job]]
             if error := job.exception():
                 print(error, file=sys.stderr, flush=True)
                 continue
-            row = job.result()
-            wrong = "" if row["outcome"] == case.expected else f" INSTEAD OF {case.expected}"
-            seen = f"{case.key}: {row['outcome']}{wrong}, {row['seconds']} s"
-            print(f"{done} of {len(runs)} · {seen}", file=sys.stderr, flush=True)
-            rows.append((runs[job], row))
-    return pd.DataFrame([row for _, row in sorted(rows, key=lambda pair: pair[0])])
+            for row in job.result():
+                wrong = "" if row["outcome"] == case.expected else f" INSTEAD OF {case.expected}"
+                seen = f"{case.key}: {row['outcome']}{wrong}, {row['seconds']} s"
+                print(f"{done} of {len(jobs)} · {seen}", file=sys.stderr, flush=True)
+                rows.append((jobs[job], row["run"], row))
+    return pd.DataFrame([row for *_, row in sorted(rows, key=lambda entry: entry[:2])])
 
 
 def main() -> None:
