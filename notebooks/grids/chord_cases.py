@@ -318,9 +318,17 @@ def kill_and_replace(run: Run) -> None:
     _in_the_middle(run)
     if not run.case.conf.get("task_acks_late"):
         # The child starts a little before its parent acknowledges.
-        run.until(lambda: len(lens.unacked(run.stack.redis)) <= len(run.group) - 2, "acknowledged")
+        run.until(lambda: not _started(run) & _unacked(run), "acknowledged")
     run.worker.kill()
     run.start_worker()
+
+
+def _started(run: Run) -> set[str]:
+    return {event["id"] for event in _events(run, "started")}
+
+
+def _unacked(run: Run) -> set[str]:
+    return set(lens.unacked(run.stack.redis)["id"])
 
 
 def resend_what_is_lost(run: Run) -> None:
