@@ -183,7 +183,7 @@ def classify(
                 earliest, latest = _return(entry, at.wall, workers, ready)
         elif any(number and pid in at.live for pid, number in task.running.items()):
             fate, where = "held", "running"
-        elif task.received_by in at.live and not task.started:
+        elif task.received_by in at.live and not task.started and not task.ends:
             fate, where = "held", "in a worker's memory"
         else:
             fate = "lost" if task.accepted else "refused"

@@ -11,12 +11,14 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import pandas as pd
 import redis
+from celery import Celery
+from celery.result import AsyncResult, GroupResult
 
 from helpers.redis_server import RedisServer
 
@@ -109,6 +111,83 @@ def decode(message: dict[str, Any]) -> dict[str, Any]:
     if message["properties"].get("body_encoding") == "base64":
         body = base64.b64decode(body)
     return {**message, "body": json.loads(body)}
+
+
+def running(app: Celery, timeout: float = 1.0) -> set[str]:
+    """Ids of the tasks that live workers run or keep in memory. Waits `timeout` seconds for them.
+
+    A worker that is busy with something else than tasks, or paused, does not answer.
+    """
+    inspect = app.control.inspect(timeout=timeout)
+    reserved, active = inspect.reserved() or {}, inspect.active() or {}
+    return {task["id"] for answer in (reserved, active) for own in answer.values() for task in own}
+
+
+def chord_parts(
+    result: AsyncResult,
+    broker: RedisServer,
+    results: RedisServer,
+    db: int = 1,
+    *,
+    running: Collection[str],
+) -> pd.DataFrame:
+    """The header parts of the chord whose body is `result`: which have reported, where the rest is.
+
+    `running` holds the ids that workers own to, as `running(app)` finds them: under early ack the
+    broker has no copy of a task that runs. `db` is the database of the result backend.
+
+    Columns: state (of the stored result), reported (`.d` holds it), where (a queue, "unacked",
+    "a worker", "nowhere"), resend (nowhere, and the chord still counts: sent again with its id,
+    group and index it can only help, if the task may run twice). `attrs` has size (`.s`; None: the
+    count is lost, or the chord has ended: no part can complete it), returned (`.j`) and body (`.c`:
+    "waiting", "claimed" by a worker that is about to send it, or "sent").
+    Source: `celery/backends/redis.py: RedisBackend.on_chord_part_return`.
+    """
+    group = result.parent
+    parts = [leaf for child in group.results for leaf in leaves(child)]
+    queues = {m["headers"]["id"]: name for name, own in messages(broker).items() for m in own}
+    held = set(unacked(broker)["id"])
+    key = f"celery-taskset-meta-{group.id}"
+    rows = []
+    with _reader(results, db) as client:
+        counted = {member.rpartition(":")[0] for member in client.smembers(f"{key}.d")}
+        size, claim = client.get(f"{key}.s"), client.get(f"{key}.c")
+        body = {None: "waiting", "done": "sent"}.get(claim, "claimed")
+        returned = client.zcard(f"{key}.j")
+        for part in parts:
+            stored = client.get(f"celery-task-meta-{part.id}")
+            ids, where = family(part), "nowhere"
+            if queue := next((queues[name] for name in ids if name in queues), None):
+                where = f"queue {queue}"
+            elif ids & held:
+                where = "unacked"
+            elif ids & set(running):
+                where = "a worker"
+            reported = body == "sent" or part.id in counted
+            resend = where == "nowhere" and not reported and size is not None
+            state = json.loads(stored)["status"] if stored else "PENDING"
+            rows.append([part.id, state, reported, where, resend])
+    table = pd.DataFrame(rows, columns=["id", "state", "reported", "where", "resend"])
+    table.attrs = {"size": size and int(size), "returned": returned, "body": body}
+    return table.set_index("id")
+
+
+def leaves(part: AsyncResult | GroupResult) -> list[AsyncResult]:
+    """The parts of a group in a header count one by one."""
+    if isinstance(part, GroupResult):
+        return [leaf for child in part.results for leaf in leaves(child)]
+    return [part]
+
+
+def family(part: AsyncResult | GroupResult | None) -> set[str]:
+    """Ids of all that must run before `part` can report: links of its chain, an inner header."""
+    ids: set[str] = set()
+    while part is not None:
+        ids.add(part.id)
+        if isinstance(part, GroupResult):
+            ids |= {name for child in part.results for name in family(child)}
+        part = part.parent
+    return ids
 
 
 class Watch:

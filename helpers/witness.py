@@ -81,7 +81,9 @@ def watch_worker(ledger: Ledger) -> None:
         )
 
     @signals.task_retry.connect(**connect)
-    def retried(sender: Any, request: Any, reason: Any, **_: Any) -> None:
+    def retried(sender: Any, request: Any, reason: Any = None, **_: Any) -> None:
+        # A cold shutdown sends this signal too, without a reason and without a new message
+        # (`celery/worker/request.py: Request._announce_cancelled`).
         ledger.append("retried", request.id, task=sender.name, why=repr(reason))
 
     @signals.task_failure.connect(**connect)

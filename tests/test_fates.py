@@ -131,6 +131,11 @@ def test_a_kill_before_the_end_of_an_early_ack_task_loses_it() -> None:
     assert story.judge().counts == {"lost": 1}
 
 
+def test_a_task_revoked_in_a_workers_memory_is_discarded_and_not_held() -> None:
+    story = Story().publish("a").receive("a").say("discarded", "a", WORKER, why="revoked")
+    assert story.judge().counts == {"discarded": 1}
+
+
 def test_a_running_task_is_held_and_not_lost() -> None:
     outcome = Story().publish("a").receive("a").start("a").judge()
     assert outcome.table.loc["a", ["fate", "where"]].tolist() == ["held", "running"]
