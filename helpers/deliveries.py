@@ -8,7 +8,7 @@ import pandas as pd
 
 from helpers.ledger import History
 
-_ENDS = ("finished", "failed", "retried")
+_ENDS = {"finished": "finished", "failed": "failed", "retried": "retried", "cancelled": "killed"}
 _COLUMNS = ["id", "task", "delivery", "worker"]
 _COLUMNS += ["published", "received", "started", "ended", "restored", "end"]
 _Row = dict[str, Any]
@@ -43,7 +43,7 @@ def deliveries(history: History, faults: Sequence[tuple[str, float]] = ()) -> pd
         elif kind in _ENDS:
             # A child tells by itself; of a child that was lost, the parent tells.
             run = _latest(rows[task_id], pid=event["pid"], end="") or _latest(rows[task_id], end="")
-            run.update(ended=at, end=kind)
+            run.update(ended=at, end=_ENDS[kind])
         elif kind == "restored":
             _latest(rows[task_id], restored=None).update(restored=at)
             if event["requeued"]:

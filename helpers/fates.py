@@ -28,6 +28,9 @@ FATES = {
     "recovered": "the publish did not return, and it ran all the same",
     "unexpected": "ran, and no process of ours sent it",
 }
+ABOUT = ("stranded", "held", "queued")
+# The parent will report it, unless the result was stored just before the child died.
+CHILD_GONE = "nowhere: its child is gone"
 # Nobody is told when one of these happens.
 SILENT = ("duplicated", "lost", "stranded", "discarded", "recovered")
 
@@ -112,11 +115,12 @@ class _Seen:
     accepted: int = 0
     ends: dict[str, int] = field(default_factory=dict)
     running: dict[int, int] = field(default_factory=dict)  # by process id
+    on: dict[int, str] = field(default_factory=dict)  # the worker of that process
     received_by: int | None = None
     why: str = ""
 
 
-_ENDS = {"finished", "failed", "retried"}
+_ENDS = {"finished", "failed", "retried", "cancelled"}
 
 
 def _collect(history: History) -> tuple[dict[str, _Seen], dict[str, int]]:
@@ -138,10 +142,16 @@ def _collect(history: History) -> tuple[dict[str, _Seen], dict[str, int]]:
         elif kind == "started":
             _add(task.started, event["retries"])
             _add(task.running, event["pid"])
+            task.on[event["pid"]] = event.get("worker", "")
+        elif kind == "restored":
+            if event["requeued"]:  # its child was lost
+                task.running.clear()
         elif kind != "refused":
             _add(task.ends, kind)
             if kind in _ENDS and task.running.get(event["pid"]):
                 task.running[event["pid"]] -= 1
+            elif kind in _ENDS:  # the parent reports for a child that was lost
+                task.running.clear()
     return seen, receiver
 
 
@@ -163,6 +173,7 @@ def classify(
     ready = [event for event in history if event["event"] == "ready"]
     at = census or Census(wall=math.nan)
     workers = [event for event in ready if event["pid"] in at.live]
+    names = {event.get("worker") for event in workers}
     consumed = {queue for event in workers for queue in event["queues"]}
     queue_of = {task_id: queue for queue, ids in at.queued.items() for task_id in ids}
     unacked = {entry.task_id: entry for entry in at.unacked}
@@ -187,10 +198,12 @@ def classify(
             fate, where = "held", "in a worker's memory"
         else:
             fate = "lost" if task.accepted else "refused"
+            if any(number and task.on[pid] in names for pid, number in task.running.items()):
+                where = CHILD_GONE
         message, fate = fate, _final(task, fate)
         starts, finishes = sum(task.started.values()), task.ends.get("finished", 0)
         row = (task_id, task.task, fate, task.accepted > 0, starts, finishes, where)
-        rows.append((*row, task.why, message if where else "", earliest, latest))
+        rows.append((*row, task.why, message if message in ABOUT else "", earliest, latest))
     columns = ["id", "task", "fate", "accepted", "starts", "finishes", "where", "why"]
     columns += ["message", "earliest_return", "latest_return"]
     table = pd.DataFrame(rows, columns=columns).set_index("id")

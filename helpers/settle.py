@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 import redis
 
 from helpers import lens
-from helpers.fates import Census, Outcome, Unacked, classify
+from helpers.fates import CHILD_GONE, Census, Outcome, Unacked, classify
 from helpers.ledger import Ledger
 from helpers.status import Status
 
 if TYPE_CHECKING:
     from helpers.stack import Stack
+# A parent looks after its children every 5 s (`celery/concurrency/asynpool.py: AsynPool.timers`),
+# and gives a dead one 10 s to have reported (`billiard/pool.py: LOST_WORKER_TIMEOUT`).
+_NOTICING = 16
 
 
 def settle(stack: "Stack", timeout: float, quiet: float) -> Outcome:
@@ -20,7 +23,8 @@ def settle(stack: "Stack", timeout: float, quiet: float) -> Outcome:
     ledger.append("settle")  # a ledger that takes no line would count too little
     for process in stack.alive:
         process.resume()
-    deadline = time.monotonic() + timeout
+    begin = time.monotonic()
+    deadline = begin + timeout
     with Status("waiting until nothing moves", deadline=timeout) as status:
         while True:
             while not _silent(ledger, 0.1) and time.monotonic() < deadline:
@@ -33,7 +37,9 @@ def settle(stack: "Stack", timeout: float, quiet: float) -> Outcome:
             if _silent(ledger, min(quiet, left)) or left <= 0:
                 outcome = judge(stack)
                 left = deadline - time.monotonic()
-                if not _moving(outcome, left):
+                unnoticed = outcome.table["where"].eq(CHILD_GONE).any()
+                noticing = unnoticed and time.monotonic() - begin < _NOTICING
+                if not (noticing or _moving(outcome, left)):
                     return outcome
                 if left <= 0:
                     return judge(stack, moving=True)

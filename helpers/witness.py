@@ -82,9 +82,10 @@ def watch_worker(ledger: Ledger) -> None:
 
     @signals.task_retry.connect(**connect)
     def retried(sender: Any, request: Any, reason: Any = None, **_: Any) -> None:
-        # A cold shutdown sends this signal too, without a reason and without a new message
+        # A cold shutdown stores RETRY too, but gives no reason and sends no message
         # (`celery/worker/request.py: Request._announce_cancelled`).
-        ledger.append("retried", request.id, task=sender.name, why=repr(reason))
+        event = "cancelled" if reason is None else "retried"
+        ledger.append(event, request.id, task=sender.name, why=repr(reason))
 
     @signals.task_failure.connect(**connect)
     def failed(sender: Any, task_id: str, exception: BaseException, **_: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helpers.fates import FATES, Census, Outcome, Unacked, classify, effects
+from helpers.fates import CHILD_GONE, FATES, Census, Outcome, Unacked, classify, effects
 from helpers.ledger import History
 
 WORKER, CHILD, PRODUCER, DEAD = 100, 101, 1, 666
@@ -255,3 +255,34 @@ def test_effects_are_counted_apart_from_executions(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.OperationalError):
         effects(tmp_path / "typo.db", "charges", "task_id")
     assert not (tmp_path / "typo.db").exists()
+
+
+def lost_child() -> Story:
+    """A child that died with an early-acked task; its parent lives."""
+    story = Story().ready(worker="worker1").publish("a").receive("a", worker="worker1")
+    return story.start("a", pid=DEAD, worker="worker1")
+
+
+def test_a_lost_child_that_its_parent_has_not_noticed() -> None:
+    row = lost_child().judge().table.loc["a"]
+    assert (row["fate"], row["message"]) == ("lost", "")
+    assert row["where"] == CHILD_GONE  # settle waits for the parent's report
+    nobody = lost_child().judge(Census(NOW)).table.loc["a"]
+    assert (nobody["fate"], nobody["where"]) == ("lost", "")
+
+
+def test_the_parent_reports_a_lost_child() -> None:
+    row = lost_child().say("failed", "a", WORKER).judge().table.loc["a"]
+    assert (row["fate"], row["where"]) == ("failed", "")
+
+
+def test_a_lost_child_whose_message_was_requeued() -> None:
+    story = lost_child().say("restored", "a", WORKER, requeued=True).run("a", worker="worker1")
+    row = story.judge().table.loc["a"]
+    assert (row["fate"], row["where"]) == ("duplicated", "")
+
+
+def test_a_copy_that_still_runs_after_the_first_has_ended() -> None:
+    story = Story().ready().publish("a").run("a").receive("a").start("a")
+    row = story.judge().table.loc["a"]
+    assert (row["fate"], row["message"], row["where"]) == ("duplicated", "held", "running")

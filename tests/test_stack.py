@@ -337,11 +337,14 @@ def test_stranded_then_back_within_the_window(stack: Stack, shop_directory: Path
 
 
 def test_settle_waits_for_a_copy_that_still_runs(stack: Stack, shop_directory: Path) -> None:
-    impatient = SHOP + """
+    impatient = (
+        SHOP
+        + """
 app.conf.broker_transport_options = {
     "visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1
 }
 """
+    )
     (shop_directory / "shop.py").write_text(impatient)
     stack.start_worker("--concurrency=2")
     stack.load("shop").late.delay(2.5)

@@ -17,8 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
-from importlib.metadata import version
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +29,7 @@ from celery.result import AsyncResult, GroupResult
 
 from helpers import Stack, lens, private_directory, reaper
 from helpers.errors import StackError
+from helpers.trials import provenance
 
 SILENT = "a part never reports"
 COUNT = "the count is lost"
@@ -1247,10 +1247,7 @@ def _row(run: Run, table: pd.DataFrame) -> dict[str, Any]:
         "run": run.number,
         **{name: round(x, 3) if isinstance(x, float) else x for name, x in seen.items()},
         "healthy_seconds": round(run.healthy, 3),
-        "server": run.stack.redis.version,
-        "celery": version("celery"),
-        "kombu": version("kombu"),
-        "date": date.today().isoformat(),
+        **provenance(run.stack),
     }
 
 
