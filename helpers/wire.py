@@ -5,6 +5,7 @@ owns the port. MONITOR costs the server about half its throughput: a lens, not a
 """
 
 import os
+import re
 import secrets
 import threading
 import time
@@ -25,7 +26,7 @@ HOUSEKEEPING |= {"SELECT"}
 # `maybe_restore_messages`).
 _TIMERS = ("_kombu.binding_deadlines", "unacked_mutex", "ZRANGE unacked_index")
 
-# (sender, command, start of the key) -> what it is for. The first match wins.
+# (sender, command, pattern of the key) -> what it is for. The first match wins.
 _STEPS = [
     ("producer", "LPUSH", "", "publish: put the message into the queue"),
     ("producer", "LLEN", "", "declare the queue: is it there?"),
@@ -33,10 +34,19 @@ _STEPS = [
     ("producer", "SMEMBERS", "_kombu.binding", "route: which queues does the exchange feed?"),
     ("worker", "LPUSH", "", "publish: a worker is a producer too"),
     ("worker", "BRPOP", "", "ask for the next message"),
+    ("worker", "PSUBSCRIBE", "", "listen for remote control"),
     ("worker", "ZADD", "unacked_index", "hold: note when it was taken"),
     ("worker", "HSET", "unacked", "hold: keep a copy until the ack"),
     ("worker", "ZREM", "unacked_index", "acknowledge: forget when it was taken"),
     ("worker", "HDEL", "unacked", "acknowledge: drop the copy"),
+    ("result reader", "SET", r".*\.s$", "count: how many parts there are"),
+    ("worker", "ZADD", r".*\.j$", "count: the result of a part"),
+    ("worker", "SADD", r".*\.d$", "count: this part has reported"),
+    ("worker", "ZCOUNT", r".*\.j$", "count: how many are in?"),
+    ("worker", "GET", r".*\.s$", "count: how many are expected?"),
+    ("worker", "SET", r".*\.c$", "count: complete; I send the body"),
+    ("worker", "ZRANGE", r".*\.j$", "read all results, for the body"),
+    ("worker", "DEL", r".*\.j$", "count: no longer needed"),
     ("worker", "GET", "celery-task-meta-", "store: is there a result already?"),
     ("worker", "SET", "celery-task-meta-", "store the result"),
     ("worker", "SETEX", "celery-task-meta-", "store the result, to expire"),
@@ -136,8 +146,8 @@ def _owner_of_port(stack: Stack, port: int) -> str:
 
 
 def _step(source: str, command: str, key: str) -> str:
-    for sender, verb, start, meaning in _STEPS:
-        if sender in ("", source) and verb == command and key.startswith(start):
+    for sender, verb, pattern, meaning in _STEPS:
+        if sender in ("", source) and verb == command and re.match(pattern, key):
             return meaning
     return ""
 

@@ -155,7 +155,8 @@ def test_each_command_is_attributed(shop_directory: Path, backend: Any) -> None:
     }
     order = verbs["command"].tolist()
     assert order.index("LPUSH") < order.index("HSET") < order.index("HDEL") < order.index("SETEX")
-    assert (table["step"] != "").all()
+    for_the_task = table[table["cause"] == "task"]  # a timer may tick meanwhile
+    assert (for_the_task["step"] != "").all(), for_the_task
 
 
 def test_what_a_worker_does_by_the_clock_is_no_task(stack: Stack) -> None:
