@@ -103,6 +103,15 @@ def test_show_puts_png_and_html_in_one_bundle_with_the_alt_text(
     assert shown_table is table
 
 
+def test_show_cuts_no_cell_of_the_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(figure_module, "display", print)  # shows as text what HTML would hold
+    drawn, _ = plt.subplots()
+    figure_module.show(drawn, "alt", "sentence", pandas.DataFrame({"a": ["word " * 20 + "end"]}))
+    assert capsys.readouterr().out.rstrip().endswith("word end")
+
+
 def test_show_closes_the_figure_and_needs_no_table(displayed: Displayed) -> None:
     drawn, _ = plt.subplots()
     figure_module.show(drawn, "alt", "sentence")

@@ -1,5 +1,6 @@
 """The charts of the course: each draws one figure, says it in one sentence, adds a small table."""
 
+from helpers.plots.catalogue import catalogue
 from helpers.plots.counts import counts
 from helpers.plots.executions import executions, expected
 from helpers.plots.fates import fates
@@ -9,5 +10,5 @@ from helpers.plots.strips import strips
 from helpers.plots.survival import survival
 from helpers.plots.timeline import timeline
 
-__all__ = ["counts", "executions", "expected", "fates", "rates", "sequence"]
+__all__ = ["catalogue", "counts", "executions", "expected", "fates", "rates", "sequence"]
 __all__ += ["strips", "survival", "timeline"]

@@ -53,7 +53,8 @@ def show(figure: Figure, alt: str, sentence: str, table: pandas.DataFrame | None
     display(_Picture(png, alt, width=round(figure.get_figwidth() * 96)))
     print(sentence)
     if table is not None:
-        display(table)
+        with pandas.option_context("display.max_colwidth", None):  # or a long cell ends in "..."
+            display(table)
 
 
 def shorten(text: str, most: int) -> str:

@@ -48,7 +48,7 @@ Ring = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Symbol:
-    """How one fate is drawn: a filled outline in the square from -1 to 1, and its colour."""
+    """How a fate or an outcome is drawn: a filled outline in the square from -1 to 1, a colour."""
 
     shape: Path
     colour: str
@@ -98,5 +98,31 @@ FATES: dict[str, Symbol] = {
     "unexpected": Symbol(
         _shape([(1, 0), (0, 1), (-1, 0), (0, -1)], [(0.45, 0), (0, -0.45), (-0.45, 0), (0, 0.45)]),
         PURPLE,
+    ),
+}
+
+# How a chord or chain ended, or did not. No frame: a square is a task that the broker took.
+OUTCOMES: dict[str, Symbol] = {
+    "fired": Symbol(
+        _shape([(-1, -0.05), (-0.3, -0.85), (1, 0.6), (0.7, 0.9), (-0.3, -0.2), (-0.7, 0.25)]), BLUE
+    ),
+    "error": Symbol(
+        _shape(
+            [(-1, -0.9), (1, -0.9), (0, 1)],
+            _box(-0.14, -0.2, 0.14, 0.4)[::-1],
+            _box(-0.14, -0.7, 0.14, -0.42)[::-1],
+        ),
+        BLACK,
+    ),
+    "hung": Symbol(
+        _shape(_bar((-0.8, -0.8), (0.8, 0.8), 0.5), _bar((-0.8, 0.8), (0.8, -0.8), 0.5)), VERMILION
+    ),
+    "stuck": Symbol(_shape(_box(-0.8, -0.9, -0.2, 0.9), _box(0.2, -0.9, 0.8, 0.9)), DEEP_PURPLE),
+    "late": Symbol(
+        _shape(
+            _disc(1),
+            [(-0.15, 0.7), (0.15, 0.7), (0.15, 0.1), (0.6, 0.1), (0.6, -0.2), (-0.15, -0.2)],
+        ),
+        ORANGE,
     ),
 }
