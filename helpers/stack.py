@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, Literal, Self
 
 import pandas as pd
-from celery import Celery
+from celery import Celery, _state
 from celery.result import AsyncResult
 
 from helpers import lens, reaper
@@ -169,7 +169,13 @@ class Stack:
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        spec.loader.exec_module(module)
+        # Celery offers the tasks of one application to all later ones (`shared=True`), under the
+        # same names here: a file that is loaded again would get the functions of the first load.
+        shared = set(_state._on_app_finalizers)
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            _state._on_app_finalizers.intersection_update(shared)
         app = next((value for value in vars(module).values() if isinstance(value, Celery)), None)
         if app is None:
             raise StackError(f'{name}.py has no application: app = Celery("{name}")')

@@ -24,7 +24,7 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_SECONDS = 300
-MAX_KB = 400
+MAX_KB = 600
 MAX_LINES = 25
 # The README shows the first figure of the first notebook.
 COVER, PICTURE = "00_start_here", "lost.png"

@@ -122,6 +122,15 @@ def test_the_file_is_loaded_afresh(stack: Stack, shop_directory: Path) -> None:
         assert int(answer) == stack.load("shop").ANSWER
 
 
+@pytest.mark.filterwarnings("error")  # celery.exceptions.DuplicateTaskNameWarning
+def test_a_load_leaves_no_task_to_the_next_one(stack: Stack, shop_directory: Path) -> None:
+    stack.load("shop").app.finalize()
+    (shop_directory / "shop.py").write_text(SHOP.replace("return a + b", "return a * b"))
+    shop = stack.load("shop")
+    shop.app.finalize()
+    assert shop.app.tasks["shop.add"](3, 4) == 12
+
+
 def test_running_the_cell_again_replaces_the_stack(shop_directory: Path) -> None:
     pid = Stack(shop_directory).start_worker("--concurrency=1").pid  # nobody keeps this stack
     with Stack(shop_directory) as second:
