@@ -145,7 +145,7 @@ FAULTS = {
     "an absolute path: at /root/x": notebook(title="# One\n\nat /root/x"),
     "the name of the host": notebook(stream("celery@boxwood")),
     "the name of the user": notebook(stream("drwx ada")),
-    "KB at most": notebook(stream("x" * 500_000)),
+    "KB at most": notebook(stream("x" * 700_000)),
     "0 first-level headings": notebook(title="no heading"),
     "2 first-level headings": notebook(title="# One\n\n# Two"),
     "level 1 is followed by 3": notebook(title="# One\n\n### Three"),
