@@ -60,7 +60,7 @@ class Worker(Process):
         `SIGTERM` is the warm shutdown: finish what runs, take nothing new. `SIGQUIT` is the cold
         one. Raises StackError when tasks still run after `timeout`.
         """
-        # To the parent alone, and once: a second SIGTERM turns a warm shutdown cold.
+        # To the parent alone: a signal to the whole group would reach its children too.
         if self.alive:
             self.note(f"{number.name} to {self.name}")
             os.kill(self.pid, number)

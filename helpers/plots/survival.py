@@ -20,7 +20,7 @@ _CHARGED = (
     ("charged exactly once", "#E4F1FA", "", theme.BLUE),
     ("charged more than once", "#FFF0B8", "xxxxx", theme.BLACK),
 )
-_NOTE = "Symbol and word: right after the kill. Charged: at the very end. 19/20: 19 of 20 runs."
+_NOTE = "Symbol and word: right after the kill. Charged: at the very end. 20/20: 20 of 20 runs."
 _TIMES, _NONE = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 
 # All sizes are in inches: the axes use inches as their data units.

@@ -25,12 +25,15 @@ SETTINGS = {
     "early ack (default)": "",
     "late ack": "acks_late=True",
     "late ack + reject on worker lost": "acks_late=True, reject_on_worker_lost=True",
-    "retry on worker lost": "retry_on_worker_lost=True, default_retry_delay=1",
+    "early ack + retry on worker lost": "retry_on_worker_lost=True, default_retry_delay=1",
+    "late ack + retry on worker lost": (
+        "acks_late=True, retry_on_worker_lost=True, default_retry_delay=1"
+    ),
 }
 CHILD, WORKER = "pool child killed", "whole worker killed"
 MOMENTS = {
     CHILD: ["running", "effect done", "acknowledged"],
-    WORKER: ["fetched", "held", "running", "effect done", "acknowledged"],
+    WORKER: ["popped", "held", "running", "effect done", "acknowledged"],
 }
 # A live worker keeps what it holds, however long its pool takes to notice a dead child. What a dead
 # worker held has to come back while we wait.
@@ -83,12 +86,12 @@ def crash(case: tuple[int, str, str, str]) -> dict[str, Any]:
     with closing(sqlite3.connect(charges)) as database:
         database.execute("CREATE TABLE charges (number)")
     with Stack(here) as stack:
-        options = ["--include=crash"] if moment == "fetched" else []
+        options = ["--include=crash"] if moment == "popped" else []
         worker = stack.start_worker("--concurrency=1", *options, app="shop")
         shop = stack.load("shop")
         orders = [shop.charge.delay(number) for number in range(3)]
         target = orders[1]
-        if moment == "fetched":
+        if moment == "popped":
             worker.wait()
         else:
             event = {"held": "received", "acknowledged": "finished"}.get(moment, "started")
