@@ -12,7 +12,7 @@ GRIDS = Path(__file__).parents[1] / "notebooks" / "grids"
 CELLS = {
     "chord_cases": (["backend", "case", "fix"], 133, 5),
     "crash_volume": (["orders"], 3, 20),
-    "crash_worker": (["setting", "process", "moment"], 32, 20),
+    "crash_worker": (["setting", "process", "moment"], 40, 20),
     "evict_policies": (["policy", "idle_seconds"], 16, 10),
     "redelivery_delay": (["cadence"], 2, 20),
 }
