@@ -137,13 +137,19 @@ def chord_parts(
     broker has no copy of a task that runs. `db` is the database of the result backend.
 
     Columns: state (of the stored result), reported (`.d` holds it), where (a queue, "unacked",
-    "a worker", "nowhere"), resend (nowhere, and the chord still counts: sent again with its id,
-    group and index it can only help, if the task may run twice). `attrs` has size (`.s`; None: the
-    count is lost, or the chord has ended: no part can complete it), returned (`.j`) and body (`.c`:
-    "waiting", "claimed" by a worker that is about to send it, or "sent").
+    "a worker", "nowhere"), resend (a plain task that is nowhere, while the chord still counts: sent
+    again with its id, group and index it can only help, if the task may run twice). `attrs` has
+    size (`.s`; None: the count is lost, or the chord has ended: no part can complete it), returned
+    (`.j`) and body (`.c`: "waiting", "claimed" by a worker that is about to send it, or "sent").
+    Raises ValueError for a result that does not know its parts, such as one made from an id.
     Source: `celery/backends/redis.py: RedisBackend.on_chord_part_return`.
     """
     group = result.parent
+    if not isinstance(group, GroupResult):
+        raise ValueError(
+            "this result does not know its parts: keep result.as_tuple() when you send a chord, "
+            "and restore it with celery.result.result_from_tuple()"
+        )
     parts = [leaf for child in group.results for leaf in leaves(child)]
     queues = {m["headers"]["id"]: name for name, own in messages(broker).items() for m in own}
     held = set(unacked(broker)["id"])
@@ -164,7 +170,10 @@ def chord_parts(
             elif ids & set(running):
                 where = "a worker"
             reported = body == "sent" or part.id in counted
-            resend = where == "nowhere" and not reported and size is not None
+            # Of a chain or an inner chord this is only the last task: sent alone, it would report
+            # a wrong value.
+            plain = part.parent is None
+            resend = plain and where == "nowhere" and not reported and size is not None
             state = json.loads(stored)["status"] if stored else "PENDING"
             rows.append([part.id, state, reported, where, resend])
     table = pd.DataFrame(rows, columns=["id", "state", "reported", "where", "resend"])

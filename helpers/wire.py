@@ -44,7 +44,7 @@ _STEPS = [
     ("worker", "SADD", r".*\.d$", "count: this part has reported"),
     ("worker", "ZCOUNT", r".*\.j$", "count: how many are in?"),
     ("worker", "GET", r".*\.s$", "count: how many are expected?"),
-    ("worker", "SET", r".*\.c$", "count: complete; I send the body"),
+    ("worker", "SET", r".*\.c$", "count: claim the body, or mark it as sent"),
     ("worker", "ZRANGE", r".*\.j$", "read all results, for the body"),
     ("worker", "DEL", r".*\.j$", "count: no longer needed"),
     ("worker", "GET", "celery-task-meta-", "store: is there a result already?"),

@@ -169,6 +169,18 @@ def test_nothing_is_sent_again_when_the_count_is_lost(fake: FakeServer) -> None:
     assert table.attrs["size"] is None and not table["resend"].any()
 
 
+def test_a_part_of_several_tasks_is_not_sent_again(fake: FakeServer) -> None:
+    with fake.client(0) as client:
+        client.delete("celery")  # the link of the chain is nowhere now
+    table = parts(fake)
+    assert table.loc["last", "where"] == "nowhere" and not table.loc["last", "resend"]
+
+
+def test_an_id_alone_does_not_know_its_parts(fake: FakeServer) -> None:
+    with pytest.raises(ValueError, match=r"keep result\.as_tuple\(\)"):
+        lens.chord_parts(AsyncResult("body", app=Celery()), fake, fake, running=set())
+
+
 def test_nothing_is_missing_when_the_body_was_sent(fake: FakeServer) -> None:
     with fake.client(1) as client:
         client.set("celery-taskset-meta-g.c", "a worker's token")
