@@ -28,7 +28,6 @@ FATES = {
     "recovered": "the publish did not return, and it ran all the same",
     "unexpected": "ran, and no process of ours sent it",
 }
-ABOUT = ("stranded", "held", "queued")
 # The parent will report it, unless the result was stored just before the child died.
 CHILD_GONE = "nowhere: its child is gone"
 # Nobody is told when one of these happens.
@@ -182,28 +181,26 @@ def classify(
         task = seen.get(task_id) or _Seen()
         entry = unacked.get(task_id)
         owner = receiver.get(entry.tag) if entry else None
-        where, earliest, latest = "", math.nan, math.nan
+        message, where, earliest, latest = "", "", math.nan, math.nan
         if task_id in queue_of:
             queue = queue_of[task_id]
-            fate = "queued"
+            message = "queued"
             where = f"queue {queue}" + ("" if _base(queue) in consumed else ", no consumer")
         elif entry:
-            fate = "held" if owner in at.live else "stranded"
+            message = "held" if owner in at.live else "stranded"
             where = "unacked"
-            if fate == "stranded":
+            if message == "stranded":
                 earliest, latest = _return(entry, at.wall, workers, ready)
         elif any(number and pid in at.live for pid, number in task.running.items()):
-            fate, where = "held", "running"
+            message, where = "held", "running"
         elif task.received_by in at.live and not task.started and not task.ends:
-            fate, where = "held", "in a worker's memory"
-        else:
-            fate = "lost" if task.accepted else "refused"
-            if any(number and task.on[pid] in names for pid, number in task.running.items()):
-                where = CHILD_GONE
-        message, fate = fate, _final(task, fate)
+            message, where = "held", "in a worker's memory"
+        elif any(number and task.on[pid] in names for pid, number in task.running.items()):
+            where = CHILD_GONE
+        fate = _final(task, message or ("lost" if task.accepted else "refused"))
         starts, finishes = sum(task.started.values()), task.ends.get("finished", 0)
         row = (task_id, task.task, fate, task.accepted > 0, starts, finishes, where)
-        rows.append((*row, task.why, message if message in ABOUT else "", earliest, latest))
+        rows.append((*row, task.why, message, earliest, latest))
     columns = ["id", "task", "fate", "accepted", "starts", "finishes", "where", "why"]
     columns += ["message", "earliest_return", "latest_return"]
     table = pd.DataFrame(rows, columns=columns).set_index("id")

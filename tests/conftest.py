@@ -1,15 +1,20 @@
 """Each test gets its own temporary directory, and must leave no process behind in it."""
 
+import importlib
 import os
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 from helpers import Stack
+
+if TYPE_CHECKING:
+    from tests.charts import Page
 
 SHOP = """
 import os, signal, time
@@ -104,3 +109,16 @@ def shop_directory(tmp_path: Path) -> Path:
 def stack(shop_directory: Path) -> Iterator[Stack]:
     with Stack(shop_directory) as stack:
         yield stack
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> "Page":
+    """Catches what the charts show."""
+    # Here: matplotlib is for the tests of charts only.
+    from helpers import plots
+    from tests.charts import Page
+
+    page = Page()
+    for name in set(plots.__all__) - {"expected"}:
+        monkeypatch.setattr(importlib.import_module(f"helpers.plots.{name}"), "show", page.show)
+    return page

@@ -34,6 +34,10 @@ def restored(at: float, requeued: bool = False) -> tuple[float, str, dict[str, A
     return (at, "restored", {"requeued": requeued})
 
 
+RUNS = (PUBLISHED, received(0.1), started(0.2))
+AGAIN = (*RUNS, restored(2.5), received(2.6, "worker2"), started(2.7, "worker2", pid=21))
+
+
 def rows(table: pd.DataFrame) -> list[list[Any]]:
     values = table[["delivery", "worker", "received", "started", "ended", "restored", "end"]]
     return [
@@ -43,9 +47,7 @@ def rows(table: pd.DataFrame) -> list[list[Any]]:
 
 
 def test_a_task_that_runs_once() -> None:
-    table = deliveries(
-        history(READY, PUBLISHED, received(0.1), started(0.2), (1.0, "finished", {}))
-    )
+    table = deliveries(history(READY, *RUNS, (1.0, "finished", {})))
     assert rows(table) == [[1, "worker1", 0.1, 0.2, 1.0, None, "finished"]]
     assert table.loc[0, "task"] == "charge(3)" and table.loc[0, "published"] == 0
     assert table.attrs == {"marks": [], "end": 1.0, "visibility_timeout": 2.0}
@@ -54,12 +56,7 @@ def test_a_task_that_runs_once() -> None:
 def test_a_task_that_a_sweep_hands_out_while_it_runs() -> None:
     table = deliveries(
         history(
-            PUBLISHED,
-            received(0.1),
-            started(0.2),
-            restored(2.5),
-            received(2.6, "worker2"),
-            started(2.7, "worker2", pid=21),
+            *AGAIN,
             (4.2, "finished", {}),
             (6.7, "finished", {"pid": 21}),
         )
@@ -73,9 +70,7 @@ def test_a_task_that_a_sweep_hands_out_while_it_runs() -> None:
 def test_one_child_runs_both_copies_one_after_the_other() -> None:
     table = deliveries(
         history(
-            PUBLISHED,
-            received(0.1),
-            started(0.2),
+            *RUNS,
             restored(2.5),
             received(2.6),
             (4.2, "finished", {}),
@@ -90,12 +85,7 @@ def test_a_worker_is_killed() -> None:
     faults = [("SIGKILL to worker2", 100.3), ("SIGKILL to worker1", 100.5)]
     table = deliveries(
         history(
-            PUBLISHED,
-            received(0.1),
-            started(0.2),
-            restored(2.5),
-            received(2.6, "worker2"),
-            started(2.7, "worker2", pid=21),
+            *AGAIN,
         ),
         faults,
     )
@@ -108,16 +98,12 @@ def test_a_worker_is_killed() -> None:
 
 
 def test_the_parent_reports_a_lost_child() -> None:
-    table = deliveries(
-        history(PUBLISHED, received(0.1), started(0.2), (5.2, "failed", {"pid": PARENT}))
-    )
+    table = deliveries(history(*RUNS, (5.2, "failed", {"pid": PARENT})))
     assert rows(table) == [[1, "worker1", 0.1, 0.2, 5.2, None, "failed"]]
 
 
 def test_a_message_that_is_requeued_ends_its_execution() -> None:
-    table = deliveries(
-        history(PUBLISHED, received(0.1), started(0.2), restored(0.3, requeued=True), received(0.4))
-    )
+    table = deliveries(history(*RUNS, restored(0.3, requeued=True), received(0.4)))
     assert rows(table) == [
         [1, "worker1", 0.1, 0.2, 0.3, 0.3, "rejected"],
         [2, "worker1", 0.4, None, None, None, ""],
@@ -127,9 +113,7 @@ def test_a_message_that_is_requeued_ends_its_execution() -> None:
 def test_a_retry_is_a_delivery_of_its_own() -> None:
     table = deliveries(
         history(
-            PUBLISHED,
-            received(0.1),
-            started(0.2),
+            *RUNS,
             (0.3, "attempted", {"args": "(3,)", "retries": 1}),
             (0.4, "retried", {}),
             received(0.5),

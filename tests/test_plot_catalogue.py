@@ -1,6 +1,5 @@
 """The catalogue shows each cause once, its outcomes and fixes: symbols counted, words read."""
 
-import importlib
 from collections import Counter
 from pathlib import Path
 
@@ -9,20 +8,12 @@ import pytest
 
 from helpers import plots
 from helpers.plots import theme
-from tests.test_plot_grids import check_legible
-from tests.test_plots import Page
+from tests.charts import Page, check_legible
 
 COLUMNS = ["mechanism", "case", "arm", "fix", "outcome", "seconds"]
 STORED = Path(__file__).parents[1] / "notebooks" / "grids" / "chord_cases.csv"
 SILENT, UNREAD = "a part never reports", "nobody consumes"
 NO_FIX = "no fix measured"
-
-
-@pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch) -> Page:
-    page = Page()
-    monkeypatch.setattr(importlib.import_module("helpers.plots.catalogue"), "show", page.show)
-    return page
 
 
 def runs(*rows: tuple[str, str, str, str | None, str, list[float]]) -> pandas.DataFrame:

@@ -1,45 +1,13 @@
 """The charts of grids show what the data says: cells, ticks and dots are counted, words read."""
 
-import importlib
 from collections import Counter
-from itertools import combinations
 
 import pandas
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from helpers import plots
 from helpers.plots import expected, theme
-from tests.test_plots import Page
-
-
-@pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch) -> Page:
-    page = Page()
-    for name in ("survival", "counts", "executions"):
-        monkeypatch.setattr(importlib.import_module(f"helpers.plots.{name}"), "show", page.show)
-    return page
-
-
-def check_legible(figure: Figure) -> None:
-    """No text is under eight points, overlaps another one or leaves the figure."""
-    canvas = FigureCanvasAgg(figure)
-    drawn: list[Text] = []  # a figure also holds texts that it never draws
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Text, "draw", lambda text, renderer: drawn.append(text))
-        canvas.draw()
-    texts = [text for text in drawn if text.get_text() and text.get_visible()]
-    boxes = [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in texts]
-    assert min(text.get_fontsize() for text in texts) >= 8
-    for text, box in boxes:
-        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1, text
-        assert box.y0 >= 0 and box.y1 <= figure.bbox.y1, text
-    for (text, box), (other, its) in combinations(boxes, 2):
-        apart = box.x1 <= its.x0 or its.x1 <= box.x0 or box.y1 <= its.y0 or its.y1 <= box.y0
-        assert apart, f"{text!r} and {other!r}"
-
+from tests.charts import Page, check_legible
 
 # survival
 

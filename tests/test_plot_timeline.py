@@ -1,7 +1,5 @@
 """The timeline shows each delivery when it happened: bars and symbols are read from the figure."""
 
-import importlib
-from itertools import combinations
 from typing import Any
 
 import pandas
@@ -10,19 +8,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.text import Annotation
 
 from helpers import plots
-from tests.test_plots import Page
+from tests.charts import Page, check_legible
 
 NEVER = float("nan")
 COLUMNS = ["task", "worker", "delivery", "published", "received", "started", "ended", "restored"]
 
 Row = tuple[str, str, int, float, float, float, float, float, str]
-
-
-@pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch) -> Page:
-    page = Page()
-    monkeypatch.setattr(importlib.import_module("helpers.plots.timeline"), "show", page.show)
-    return page
 
 
 def deliveries(*rows: Row, end: float, timeout: float | None = 2.0) -> pandas.DataFrame:
@@ -209,18 +200,7 @@ def test_no_two_texts_of_a_timeline_meet_or_are_cut(
     page: Page, data: pandas.DataFrame, marks: list[tuple[str, float]]
 ) -> None:
     plots.timeline(marked(data, *marks), "A finding that is long enough for two lines " * 3)
-    page.figure.draw_without_rendering()  # sizes at the figure's own resolution again
-    axes, (legend,) = page.figure.axes[0], page.figure.legends
-    texts = [*page.figure.texts, *axes.texts, *legend.get_texts(), axes.xaxis.label]
-    low, high = axes.get_xlim()
-    texts += [t for t in axes.get_xticklabels() if low <= t.get_position()[0] <= high]
-    boxes = [(t.get_text(), t.get_window_extent()) for t in texts if t.get_text()]
-    for text, box in boxes:
-        inside = page.figure.bbox
-        assert inside.x0 <= box.x0 and box.x1 <= inside.x1, text
-        assert inside.y0 <= box.y0 and box.y1 <= inside.y1, text
-    for (text, box), (other_text, other) in combinations(boxes, 2):
-        assert not box.overlaps(other), (text, other_text)
+    check_legible(page.figure)
 
 
 def test_timeline_refuses_what_it_cannot_draw(page: Page) -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import importlib
 from collections import Counter
 from itertools import pairwise
 from types import SimpleNamespace
@@ -12,40 +11,14 @@ import matplotlib
 import pandas
 import pytest
 from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 from helpers import plots
 from helpers.plots import figure as figure_module
 from helpers.plots import theme
 from helpers.prediction import Prediction
+from tests.charts import Page
 
 matplotlib.use("Agg")
-
-
-class Page:
-    """What a chart put on the page."""
-
-    figure: Figure
-    alt: str
-    sentence: str
-    table: pandas.DataFrame
-
-    def show(self, figure: Figure, alt: str, sentence: str, table: pandas.DataFrame) -> None:
-        self.figure, self.alt, self.sentence, self.table = figure, alt, sentence, table
-        figure_module._png(figure)  # drawing must not fail either
-
-    def words(self) -> list[str]:
-        """Each text on the figure."""
-        found = [t.get_text() for t in self.figure.findobj(matplotlib.text.Text) if t.get_text()]
-        return [" ".join(text.split()) for text in found]
-
-
-@pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch) -> Page:
-    page = Page()
-    for name in ("fates", "strips", "sequence", "rates"):
-        monkeypatch.setattr(importlib.import_module(f"helpers.plots.{name}"), "show", page.show)
-    return page
 
 
 def outcome(fates: list[str], title: str = "stack", finding: str = "a finding") -> SimpleNamespace:

@@ -90,7 +90,7 @@ def _draw(rows: list[_Row], title: str) -> Figure:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     title = textwrap.fill(title, 76)
-    axes.text(_LEFT, 0.1, title, va="top", weight="bold", size=11, linespacing=1.3)
+    axes.text(_LEFT, 0.1, title, **theme.TITLE)
     y = _legend(axes, 0.28 + 0.22 * (title.count("\n") + 1), rows)
 
     places = _WITH_FIXES if any(row.fixes for row in rows) else _WITHOUT

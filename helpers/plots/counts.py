@@ -98,9 +98,8 @@ def _draw(cells: Cells, bounds: Bounds, title: str, xlabel: str, ylabel: str) ->
 
     equal = any(values.nunique() == 1 for values in every)
     note = _NOTE + (" · no bar: all runs equal" if equal else "")
-    top = {"va": "top", "linespacing": 1.3}
-    figure.text(0.02, 1 - 0.1 / height, title, weight="bold", size=11, **top)
-    figure.text(0.08, 3.45 / height, note, size=8.5, color=theme.QUIET, **top)
+    figure.text(0.02, 1 - 0.1 / height, title, **theme.TITLE)
+    figure.text(0.08, 3.45 / height, note, va="top", size=8.5, color=theme.QUIET)
     look = {"frameon": False, "borderaxespad": 0, "borderpad": 0, "handletextpad": 0.3}
     figure.legend(loc="lower left", bbox_to_anchor=(0.08, 3.5 / height), ncols=len(cells), **look)
     return figure

@@ -61,7 +61,7 @@ def _draw(runs: pandas.DataFrame, title: str, timeout: float, period: float) -> 
     figure = Figure(figsize=(theme.WIDTH, height))
     size = _WIDE / theme.WIDTH, _DEEP / height
     axes = figure.add_axes((0.08, 0.6 / height, *size))
-    figure.text(0.02, 1 - 0.1 / height, title, va="top", weight="bold", size=11, linespacing=1.3)
+    figure.text(0.02, 1 - 0.1 / height, title, **theme.TITLE)
     end = max(1.08 * runs["times"].max(), 1.2)
     times = numpy.linspace(0, end, 3000)
     low, high = zip(*(expected(t * timeout, timeout, period) for t in times), strict=True)

@@ -87,7 +87,7 @@ def _draw(outcomes: tuple[Outcome, ...], each: int) -> Figure:
         )
         axes.set(xlim=(0, width), ylim=(height, 0))
         axes.axis("off")
-        axes.text(0, 0, title, va="top", weight="bold", size=11, linespacing=1.3)
+        axes.text(0, 0, title, **theme.TITLE)
         _waffle(axes, squares, columns, cell, top)
         _legend(axes, outcome.counts, per_line, legend)
     if each > 1:

@@ -80,10 +80,7 @@ def _draw(table: pandas.DataFrame, title: str, xlabel: str, groups: list[str]) -
         0.15 / theme.WIDTH,
         1 - 0.1 / height,
         title,
-        va="top",
-        weight="bold",
-        size=11,
-        linespacing=1.3,
+        **theme.TITLE,
     )
     figure.legend(
         loc="upper left",

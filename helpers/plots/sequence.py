@@ -65,7 +65,7 @@ def _draw(commands: pandas.DataFrame, title: str) -> Figure:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, theme.WIDTH), ylim=(height, 0))
     axes.axis("off")
-    axes.text(0.12, 0.1, title, va="top", weight="bold", size=11, linespacing=1.3)
+    axes.text(0.12, 0.1, title, **theme.TITLE)
 
     steps = commands["step"].any()
     x = _lanes(commands, theme.WIDTH - (_STEP if steps else 0.1))

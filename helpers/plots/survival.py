@@ -70,7 +70,7 @@ def _draw(results: Results, table: pandas.DataFrame, title: str) -> Figure:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, theme.WIDTH), ylim=(foot + _FOOT, 0))
     axes.axis("off")
-    axes.text(_LEFT, 0.1, title, va="top", weight="bold", size=11, linespacing=1.3)
+    axes.text(_LEFT, 0.1, title, **theme.TITLE)
     middle = {"ha": "center", "va": "center"}
     for number, (process, moment) in enumerate(table.columns):
         x = _LEFT + _LABELS + number * pitch + _GAP * processes.index(process)

@@ -18,6 +18,9 @@ ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
 # The same hues, dark enough for thin lines and for white text on them.
 DEEP_VERMILION, DEEP_GREEN, DEEP_PURPLE = "#B34E00", "#00735A", "#8C3B69"
 
+# The finding, above each chart.
+TITLE: dict[str, object] = {"va": "top", "weight": "bold", "size": 11, "linespacing": 1.3}
+
 RC: dict[str, object] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, so each machine draws the same

@@ -146,7 +146,7 @@ def _draw(
     figure.set_figheight(height)
     axes.set_position((left / theme.WIDTH, foot / height, width / theme.WIDTH, inner / height))
     x, y = _EDGE / theme.WIDTH, 1 - 0.1 / height
-    figure.text(x, y, title, va="top", weight="bold", size=11, linespacing=1.3)
+    figure.text(x, y, title, **theme.TITLE)
     look = {"frameon": False, "borderpad": 0, "borderaxespad": 0, "fontsize": 9}
     look |= {"bbox_to_anchor": (x, 0.08 / height), "ncols": -(-len(legend) // lines)}
     figure.legend(legend.values(), legend.keys(), loc="lower left", **look)

@@ -2,7 +2,7 @@
 
 An experiment is a function of a case: `run` starts a stack, publishes the canvas, breaks one thing
 at a named event, waits, and says what it saw. Writes chord_cases.csv beside this file, one row a
-run. A quarter of an hour on two cores.
+run. Half an hour on two cores.
 """
 
 import contextlib
@@ -309,7 +309,8 @@ def _in_the_middle(run: Run) -> None:
     Redis hands a message out before kombu notes it in `unacked`: a kill in between loses it even
     with late ack. And a shutdown while messages still arrive may not end.
     """
-    run.until(lambda: all(_has(run, "received", part.id) for part in run.group), "received")
+    for part in run.group:
+        run.stack.wait_for("received", part, timeout=30)
     run.wait("started", 2)
 
 
@@ -354,7 +355,7 @@ def signalled(number: signal.Signals) -> Callable[[Run], None]:
     def fault(run: Run) -> None:
         _in_the_middle(run)
         os.kill(run.worker.pid, number)
-        run.until(lambda: not run.worker.alive, "ended")
+        run.worker.wait(timeout=30)
         run.start_worker()
 
     return fault
@@ -374,7 +375,7 @@ def revoke(terminate: bool) -> Callable[[Run], None]:
         node = run.group.results[1] if run.group else run.result
         while node.parent is not None:
             node = node.parent
-        run.until(lambda: _has(run, "started" if terminate else "received", node.id), "there")
+        run.stack.wait_for("started" if terminate else "received", node, timeout=30)
         run.shop.app.control.revoke(node.id, terminate=terminate)
 
     return fault
@@ -391,10 +392,6 @@ def kill_while_unlock_waits(run: Run) -> None:
     run.until(lambda: "celery.chord_unlock" in set(lens.unacked(run.stack.redis)["task"]), "there")
     run.worker.kill()
     run.start_worker()
-
-
-def _has(run: Run, event: str, task_id: str) -> bool:
-    return any(e["event"] == event and e["id"] == task_id for e in run.stack.ledger.read())
 
 
 def with_client(act: Callable[[Run, redis.Redis], Any], event: str = "started") -> Any:
@@ -492,7 +489,7 @@ def busy(seconds: float, count: int) -> Callable[[Run], None]:
 
 def replace_after_death(run: Run) -> None:
     """The application killed its worker at a chosen line; a new one starts."""
-    run.until(lambda: not run.worker.alive, "killed")
+    run.worker.wait(timeout=30)
     run.start_worker()
 
 

@@ -1,7 +1,7 @@
 """What becomes of one order when `SIGKILL` hits the pool's child or the whole worker.
 
 Each setting, each process, each moment that this process can be in; *acknowledged* means over, too.
-Writes crash_worker.csv beside this file: one row a run. A quarter of an hour on two cores.
+Writes crash_worker.csv beside this file: one row a run. Twenty minutes on two cores.
 """
 
 import multiprocessing
