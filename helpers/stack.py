@@ -17,7 +17,7 @@ from celery.result import AsyncResult
 
 from helpers import lens, reaper
 from helpers.deliveries import deliveries
-from helpers.errors import StackError
+from helpers.errors import AnotherBroker, StackError
 from helpers.fates import Outcome
 from helpers.ledger import Ledger
 from helpers.process import Process
@@ -179,7 +179,15 @@ class Stack:
         app = next((value for value in vars(module).values() if isinstance(value, Celery)), None)
         if app is None:
             raise StackError(f'{name}.py has no application: app = Celery("{name}")')
-        for setting in ("broker_url", "broker_read_url", "broker_write_url"):
+        addresses = ("broker_url", "broker_read_url", "broker_write_url")
+        if any(app.conf[setting] for setting in addresses):
+            warnings.warn(
+                f"{name}.py points at a broker of its own. Leave the address out: "
+                "the stack gives it its private Redis",
+                AnotherBroker,
+                stacklevel=2,
+            )
+        for setting in addresses:
             app.conf[setting] = self.redis.url(0)
         app.conf.result_backend = self.backend_url
         watch_publishes(app, self.ledger)
