@@ -215,8 +215,13 @@ class Stack:
         deadline = time.monotonic() + timeout
         while not self._reached(moment, result.id):
             if time.monotonic() > deadline:
+                why = (
+                    "" if self.ledger.count("attempted") else " No task went to the broker at all."
+                )
                 logs = "".join(f"\n\n{w.name}:\n{w.log.tail()}" for w in self.workers)
-                raise StackError(f"task {result.id} was not {moment} within {timeout:g} s.{logs}")
+                raise StackError(
+                    f"task {result.id} was not {moment} within {timeout:g} s.{why}{logs}"
+                )
             time.sleep(0.01)
 
     def _reached(self, moment: str, task_id: str) -> bool:

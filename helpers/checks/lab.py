@@ -88,7 +88,7 @@ class Check:
 
     def _show(self, verdict: Verdict, prediction: Prediction | None) -> None:
         print(f"{_MARKS[verdict.status]} {self._exercise.title}: {verdict.status}")
-        for label, text in (("expected", verdict.expected), ("seen", verdict.seen)):
+        for label, text in (("expected", verdict.expected), ("seen", _cut(verdict.seen))):
             if text:
                 print(f"  {label}: {text}")
         if verdict.misconception:
@@ -122,6 +122,14 @@ def solution(lab: str, exercise: str) -> str:
         if {"solution", exercise} <= set(cell.metadata.get("tags", [])):
             return cell.source
     raise LookupError(f"no solution of {exercise} in {path.name}")
+
+
+def _cut(text: str, most: int = 12) -> str:
+    """Of a long text, such as one that ends in a log, the start and the end."""
+    lines = text.splitlines()
+    if len(lines) <= most:
+        return text
+    return "\n".join([*lines[: most // 2], "    ...", *lines[-most // 2 :]])
 
 
 def _text(path: Any, file: str) -> str:

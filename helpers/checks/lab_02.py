@@ -42,7 +42,7 @@ def _kill_in_the_middle(answer: Answer, here: Path) -> tuple[Stack, dict[str, An
     worker = stack.start_worker("--concurrency=1")
     charge = member(stack.load("shop"), "charge")
     orders = [charge.delay(number, bank=1.5 if number == 1 else 0.2) for number in range(ORDERS)]
-    stack.wait_for("started", orders[1])
+    stack.wait_for("started", orders[1], timeout=6)
     time.sleep(0.5)
     worker.kill()
     stack.start_worker("--concurrency=1")
