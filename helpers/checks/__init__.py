@@ -4,6 +4,18 @@
 their own (`arm`), `verdict` decides, and `lab` is what a learner calls.
 """
 
-from helpers.checks.lab import Lab
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from helpers.checks.lab import Lab
 
 __all__ = ["Lab"]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: an arm needs no charts, and each of its seconds is the learner's.
+    if name == "Lab":
+        from helpers.checks.lab import Lab
+
+        return Lab
+    raise AttributeError(f"module 'helpers.checks' has no attribute {name!r}")

@@ -46,7 +46,7 @@ def _kill_in_the_middle(answer: Answer, here: Path) -> tuple[Stack, dict[str, An
     time.sleep(0.5)
     worker.kill()
     stack.start_worker("--concurrency=1")
-    stack.settle(timeout=9)
+    stack.settle(timeout=8, quiet=0.3)
     return stack, {"charged": rows(here, "charges", "number")}
 
 
@@ -210,7 +210,7 @@ settings = json.loads(Path("settings.json").read_text())
 app = Celery("shop")
 app.conf.worker_prefetch_multiplier = settings["worker_prefetch_multiplier"]
 app.conf.broker_transport_options = {
-    "visibility_timeout": 4,
+    "visibility_timeout": 3,
     "unacked_restore_interval": 1,
     "unacked_restore_throttle": 1,
 }
@@ -223,19 +223,19 @@ def note(what):
 
 @app.task(**settings["charge"])
 def charge():
-    time.sleep(2)  # the bank takes its time
+    time.sleep(1.5)  # the bank takes its time
     note("charge")
 
 
 @app.task(**settings["remind"])
 def remind():
     note("remind")  # the message is out
-    time.sleep(2)  # and its receipt takes its time
+    time.sleep(1.5)  # and its receipt takes its time
 
 
 @app.task(**settings["report"])
 def report():
-    time.sleep(2)
+    time.sleep(1.5)
     note("report")
 
 
@@ -278,7 +278,7 @@ def _three_tasks(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     worker.kill()
     stranded = stack.settle(timeout=1, quiet=0.3).counts.get("stranded", 0)
     stack.start_worker("--concurrency=3")
-    stack.settle(timeout=10)
+    stack.settle(timeout=8, quiet=0.3)
     return stack, {"effects": rows(here, "effects", "what"), "stranded": stranded}
 
 

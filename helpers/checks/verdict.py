@@ -25,10 +25,9 @@ def decide(exercise: Exercise, answer: Answer, given: Evidence, yours: Evidence)
     """Compare both arms. The given one has to break, or nothing can be said about the other."""
     broken = exercise.judge(given) if not given.error else None
     if broken is None:
-        why = (
-            given.error
-            or "what was given did not break on this machine, so a repair proves nothing"
-        )
+        why = "what was given did not break on this machine, so a repair proves nothing"
+        if given.error:
+            why = f"what was given did not come to its end; is the machine busy? {given.error}"
         return Verdict(INCONCLUSIVE, seen=why)
     count = exercise.count(given) if exercise.count else None
     outcomes = [_panel(given, "as given", passed=False)]
