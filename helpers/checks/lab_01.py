@@ -79,11 +79,24 @@ def _no_worker(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
             order = charge.apply_async(args, queue=queue, priority=priority)
             sent[order.id] = args
             later += [order.id] if priority else []
+    before = _changes(stack)
     said = _plain(load_function(here / "find.py", "waiting")(stack.redis.client()))
+    changes = _changes(stack) - before
     stack.start_worker("--concurrency=1", "--queues=celery,parcels", app="shop")
     stack.settle(timeout=10)
     charged = rows(here, "charges", "number")
-    return stack, {"sent": sent, "later": later, "said": said, "charged": charged}
+    return stack, {
+        "sent": sent,
+        "later": later,
+        "said": said,
+        "changes": changes,
+        "charged": charged,
+    }
+
+
+def _changes(stack: Stack) -> int:
+    """How often the data in Redis was changed so far, by whomever."""
+    return int(stack.redis.client().info("persistence")["rdb_changes_since_last_save"])
 
 
 def _plain(said: Any) -> Any:
@@ -97,14 +110,15 @@ def _plain(said: Any) -> Any:
 
 
 def _judge_read(evidence: Evidence) -> Wrong | None:
-    sent, said, charged = (evidence.facts[name] for name in ("sent", "said", "charged"))
-    expected = f"id and arguments of all {ORDERS} orders, and afterwards each charged once"
+    sent, said, changes = (evidence.facts[name] for name in ("sent", "said", "changes"))
+    expected = f"id and arguments of all {ORDERS} orders, nothing changed, and each charged once"
+    charged = evidence.facts["charged"]
     once = sum(charged.get(str(order)) == 1 for order, _ in sent.values())
-    if once < ORDERS:
+    if changes or once < ORDERS:
         return Wrong(
             expected,
-            f"after your function had looked, a worker charged {once} of the {ORDERS} orders once: "
-            "a look may not take anything",
+            f"your function changed the data in Redis, {changes} times; after that a worker "
+            f"charged {once} of the {ORDERS} orders once",
         )
     found = [task_id for task_id in sent if task_id in said]
     wrong = [task_id for task_id in found if said[task_id] != sent[task_id]]
@@ -144,8 +158,9 @@ READ_THE_QUEUE = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "a pop is no look. RPOP and BRPOP remove what they return, as a worker does.",
-            lambda answer, _: "pop(" in answer,
+            "a pop is no look. It removes what it returns, and if you die before you put that "
+            "back, it is lost.",
+            lambda answer, _: "pop" in answer,
         ),
         Misconception(
             "a queue is not one list. kombu keeps one for each priority: `celery`, "
@@ -203,7 +218,7 @@ def _ask_for_prices(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     while time.monotonic() < deadline and not all(result.ready() for result in results):
         time.sleep(0.05)
     right = sum(result.result == 10 * order for order, result in zip(orders, results, strict=True))
-    stack.settle(timeout=4)
+    stack.settle(timeout=8)
     keys = lens.keys(stack.redis, db=1).index
     return stack, {
         "asked": asked,
@@ -217,10 +232,8 @@ def _ask_for_prices(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
 def _judge_get(evidence: Evidence) -> Wrong | None:
     facts, done = evidence.facts, _done(evidence)
     logged = sum(facts["logged"].get(str(number)) == 1 for number in range(LINES))
-    if facts["right"] == facts["stored"] == done == PRICES and (logged, facts["left"]) == (
-        LINES,
-        0,
-    ):
+    all_priced = done == facts["stored"] == facts["right"] == PRICES
+    if all_priced and logged == LINES and not facts["left"]:
         return None
     return Wrong(
         f"{PRICES} prices done by a worker, stored, and right within {PATIENCE:.0f} s; "
@@ -253,13 +266,13 @@ GET_THE_RESULT = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "an eager task runs inside the caller. There is no message, no worker, and nothing "
-            "that a test of the real thing could find.",
+            "an eager task runs inside its caller. Nothing went through the broker, and no worker "
+            "did anything.",
             lambda answer, _: "always_eager" in answer,
         ),
         Misconception(
-            "with the setting off for all, log stores its results again: that is why somebody had "
-            "turned it on.",
+            "with the setting off for all, log stores its results again, even one that is None: "
+            "that is why somebody had turned it on.",
             lambda _, evidence: evidence.facts["left"] > 0,
         ),
         Misconception(
@@ -276,10 +289,7 @@ GET_THE_RESULT = Exercise(
 
 WHERE = '''\
 def where(broker, results, task_id):
-    """Where Redis has a task: "queue", "unacked", "result" or "nowhere".
-
-    `broker` and `results` are redis-py clients of the two databases.
-    """
+    """Where Redis has a task: "queue", "unacked", "result" or "nowhere"."""
     if results.exists(f"celery-task-meta-{task_id}"):
         return "result"
     return "queue"

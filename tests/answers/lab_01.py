@@ -123,6 +123,11 @@ ANSWERS = {
             "pops and waits": LISTS.replace(
                 LOOK, "while popped := broker.brpop(key):\n            raw = popped[1]"
             ),
+            "pops and puts back": LISTS.replace(
+                LOOK,
+                "for _ in range(broker.llen(key)):\n            raw = broker.rpop(key)\n"
+                "            broker.lpush(key, raw)",
+            ),
             "moves them to a list of its own": LISTS.replace(
                 LOOK, "for raw in broker.lpop(key, 99):"
             ).replace(
