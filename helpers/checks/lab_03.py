@@ -194,7 +194,11 @@ SHARE = Exercise(
         Misconception(
             "each allkeys policy may take any key. allkeys-lfu spares a queue in use, for a while; "
             "a result is written once.",
-            lambda answer, _: _on_broker(answer) and _policy(answer).startswith("allkeys"),
+            lambda answer, evidence: (
+                _on_broker(answer)
+                and _policy(answer).startswith("allkeys")
+                and evidence.facts["results"] < RESULTS
+            ),
         ),
         Misconception(
             "volatile-* spares what does not expire. Results do expire, a day after the task.",
@@ -205,6 +209,11 @@ SHARE = Exercise(
         Misconception(
             "volatile-* lets the orders, which do not expire, take the memory of the pages.",
             lambda answer, _: _on_broker(answer) and _policy(answer).startswith("volatile"),
+        ),
+        Misconception(
+            "more memory moves the moment at which it is full. It does not change what happens "
+            "then.",
+            lambda _, evidence: not 0 < sum(evidence.facts["memory"]) <= MOST_MEMORY,
         ),
         Misconception(
             "a server of its own does not stop eviction. When orders fill it, an allkeys policy "
@@ -377,16 +386,16 @@ def _broker(here: Path, name: str, policy: str, pages: int, report: bool = False
 
 
 def _look(stack: Stack, incident: Callable[[redis.Redis], object]) -> dict[str, Any]:
-    """What the answer says of one server, what is true, and whether it kept its hands off."""
+    """What is true of one server, what the answer says, and whether it kept its hands off."""
     with stack.redis.client() as client:
-        idle, changes = _traces(client)
-        said = str(incident(stack.redis.client()))
-        idle_after, changes_after = _traces(client)
         truth = "evicts" if client.info("stats")["evicted_keys"] else "healthy"
         try:
             client.set("probe", 1)
         except redis.ResponseError:  # OOM command not allowed
             truth = "refuses"
+        idle, changes = _traces(client)
+        said = str(incident(stack.redis.client()))
+        idle_after, changes_after = _traces(client)
     return {
         "case": stack.name,
         "said": said,
@@ -398,10 +407,8 @@ def _look(stack: Stack, incident: Callable[[redis.Redis], object]) -> dict[str, 
 
 def _traces(client: redis.Redis) -> tuple[int, int]:
     """Seconds that the queue was idle (0 if it is gone), and changes since the server's start."""
-    with suppress(redis.ResponseError):  # no such key
-        idle = client.object("IDLETIME", "celery")
-        return idle or 0, client.info("persistence")["rdb_changes_since_last_save"]
-    return 0, client.info("persistence")["rdb_changes_since_last_save"]
+    idle = client.object("IDLETIME", "celery") or 0
+    return idle, client.info("persistence")["rdb_changes_since_last_save"]
 
 
 def _judge_read(evidence: Evidence) -> Wrong | None:

@@ -242,6 +242,7 @@ ANSWERS = {
             "eager": PRODUCER.replace(
                 'Celery("shop")\n', 'Celery("shop")\napp.conf.task_always_eager = True\n'
             ),
+            "purges": PRODUCER.replace("pass ", "app.control.purge() "),
             "raises": PRODUCER.replace("pass ", "raise "),
             "nothing at all": placing("    return\n"),
         },
@@ -262,6 +263,9 @@ ANSWERS = {
             ),
             "looks at the queue": LENGTH,
             "tries to write": PROBE,
+            "makes room first": USED.replace(
+                "    if", '    server.config_set("maxmemory", "64mb")\n    if', 1
+            ),
             "no answer": "def incident(server):\n    return None\n",
             "another name": USED.replace("incident", "diagnose"),
         },
