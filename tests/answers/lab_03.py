@@ -20,9 +20,10 @@ SEND = 'charge.delay(number, photo="x" * 100_000)'
 BODY = PRODUCER[PRODUCER.index("    for number in numbers:") :]
 
 
-def placing(body: str, imports: str = "import time") -> str:
+def placing(body: str, *imports: str) -> str:
     """The shop with another body of place_orders."""
-    return f"{imports}\n{PRODUCER.replace(BODY, body)}"
+    needs = "\n".join([*imports, "import sqlite3", "import time\n"])
+    return PRODUCER.replace("import sqlite3\n", needs).replace(BODY, body)
 
 
 AGAIN = f"""\
@@ -32,7 +33,7 @@ AGAIN = f"""\
                 {SEND}
                 break
             except Exception:
-                time.sleep(0.2)
+                time.sleep(0.2)  # the broker is full: wait for room
 """
 OUTBOX = f"""\
     outbox = deque(numbers)
@@ -215,9 +216,9 @@ ANSWERS = {
     "lose_no_order": Planted(
         right={
             "again until accepted": placing(AGAIN),
-            "outbox in memory": placing(OUTBOX, "import time\nfrom collections import deque"),
+            "outbox in memory": placing(OUTBOX, "from collections import deque"),
             "outbox in a table": placing(
-                TABLE, "import threading\nimport time\nfrom contextlib import closing"
+                TABLE, "import threading", "from contextlib import closing"
             ),
             "backoff, bounded": placing(BACKOFF),
             "the refused ones later": placing(REFUSED_LATER),
