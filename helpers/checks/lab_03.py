@@ -54,12 +54,12 @@ def _check_design(answer: Answer) -> None:
         if not set(own) <= SETTINGS or not all(isinstance(value, str) for value in own.values()):
             raise StackError(f"{name} takes {' and '.join(sorted(SETTINGS))}, both as text")
     if "broker" not in servers:
-        raise StackError('the broker needs a server of its own: {"maxmemory": ..., ...}')
+        raise StackError('broker must be a server: {"maxmemory": ..., "maxmemory-policy": ...}')
     for name in set(answer) - set(servers):
         server, _, database = str(answer[name]).partition("/")
         if server not in servers or not re.fullmatch(r"\d|1[0-5]", database):
             raise StackError(
-                f"{name} must be a server of its own, or a place on one of {', '.join(servers)}, "
+                f"{name} must be a server, or a place on one of {', '.join(servers)}, "
                 'such as "broker/1" (the number is 0 to 15)'
             )
 
@@ -221,7 +221,7 @@ SHARE = Exercise(
             lambda answer, _: _policy(answer).startswith("allkeys"),
         ),
         Misconception(
-            "a result is no page: nobody can compute it again from the database.",
+            "a result is no page of a cache: nobody writes it again.",
             lambda answer, _: str(answer["results"]).startswith("cache/"),
         ),
     ),
@@ -338,7 +338,7 @@ READ = '''\
 def incident(server):
     """What goes on in this server: "evicts", "refuses" or "healthy".
 
-    `server` is a redis-py client. This may only look, and must not use the queue.
+    `server` is a redis-py client. Only look: write nothing, and do not use the queue.
     """
     policy = server.config_get("maxmemory-policy")["maxmemory-policy"]
     return "evicts" if policy.startswith("allkeys") else "healthy"
