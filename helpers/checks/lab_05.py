@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from helpers.checks.bench import load_function, make_tables, member, rows
+from helpers.checks.bench import kill_between_sweeps, load_function, make_tables, member, rows
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.errors import StackError
 from helpers.stack import Stack
@@ -36,11 +36,11 @@ MISPLACED = (
     "result_backend_transport_options",
 )
 STRANDED, WAITING = 0, (1, 2, 3, 4)
-PATIENCE = 8.0
+PATIENCE = 7.0
 
 
 def _dead_and_busy(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
-    """A worker dies with order 0. Its replacement has one child, and four orders to do."""
+    """A worker dies with order 0. The new one has one child, and four orders to do."""
     (here / "shop.py").write_text(answer)
     make_tables(here, "charges (number)")
     stack = Stack(here)
@@ -48,12 +48,11 @@ def _dead_and_busy(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     worker = stack.start_worker("--concurrency=1")
     stranded = charge.delay(STRANDED)
     stack.wait_for("started", stranded)
-    time.sleep(0.3)  # an early ack has reached Redis by then
-    worker.kill()
-    deadline = time.monotonic() + PATIENCE
-    stack.start_worker("--concurrency=1")
+    time.sleep(0.4)  # an early ack has reached Redis by then
+    kill_between_sweeps(stack, worker)
     orders = [charge.delay(number) for number in WAITING]
-    outcome = stack.settle(timeout=deadline - time.monotonic())
+    stack.start_worker("--concurrency=1")
+    outcome = stack.settle(timeout=PATIENCE, quiet=0.3)
     starts = outcome.table["starts"]
     runs = {number: int(starts[order.id]) for number, order in zip(WAITING, orders, strict=True)}
     return stack, {"charged": rows(here, "charges", "number"), "runs": runs}
@@ -71,7 +70,7 @@ def _judge_timeout(evidence: Evidence) -> Wrong | None:
         return None
     return Wrong(
         "each of the orders 1 to 4 runs once, and all five are charged once within "
-        f"{PATIENCE:.0f} seconds of the kill",
+        f"{PATIENCE:.0f} seconds of the new worker's start",
         f"{', '.join(again + amiss)}; {evidence.outcome('').finding}",
     )
 
@@ -180,11 +179,11 @@ def _killed_and_sent_twice(answer: Answer, here: Path) -> tuple[Stack, dict[str,
     charge = member(stack.load("shop"), "charge")
     killed = charge.delay(1)
     worker.wait_until(lambda: _at_the_bank(stack, here), "at the bank", timeout=5)
-    worker.kill()
+    kill_between_sweeps(stack, worker)
     stack.start_worker("--concurrency=4", app="shop")
     for _ in range(2):
         charge.delay(2)
-    outcome = stack.settle(timeout=10)
+    outcome = stack.settle(timeout=9, quiet=0.3)
     return stack, {
         "charged": rows(here, "charges", "number"),
         "heard": [number for number in (1, 2) if (here / f"order-{number}").exists()],
@@ -323,7 +322,7 @@ def _three_workers(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     }
     order = stack.load("shop").charge.apply_async((1,), queue="orders")
     stack.wait_for("started", order)
-    workers["orders"].kill()
+    kill_between_sweeps(stack, workers["orders"])
     known = [
         {
             "name": worker.name,
