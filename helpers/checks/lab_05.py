@@ -235,8 +235,9 @@ CHARGE_ONCE = Exercise(
         Misconception(
             "a key that is set before the effect says 'charged' for good, also when the worker "
             "died between the two. At most once is not exactly once.",
-            lambda _, evidence: (
-                evidence.facts["starts"] > 1
+            lambda answer, evidence: (
+                ("nx" in answer or "keys" in answer)
+                and evidence.facts["starts"] > 1
                 and not _charges(evidence, 1)
                 and _charges(evidence, 2) == 1
             ),
