@@ -2,6 +2,7 @@
 
 import importlib.util
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from helpers.errors import StackError
 from helpers.fates import effects
+from helpers.stack import Stack
+from helpers.worker import Worker
 
 
 def load_function(path: Path, name: str) -> Callable[..., Any]:
@@ -46,3 +49,18 @@ def rows(here: Path, table: str, key: str) -> dict[str, int]:
     return {
         str(value): int(count) for value, count in effects(here / "shop.db", table, key).items()
     }
+
+
+def kill_between_sweeps(stack: Stack, worker: Worker) -> None:
+    """Kill a worker, but not while it looks for old messages, so that others can look.
+
+    The lock of a sweep outlives its worker, and stops the sweeps of all for five minutes
+    (`kombu/transport/redis.py: QoS.restore_visible`, `unacked_mutex_expire`).
+    """
+    with stack.redis.client() as client:
+        worker.pause()
+        while client.exists("unacked_mutex"):
+            worker.resume()
+            time.sleep(0.01)
+            worker.pause()
+        worker.kill()
