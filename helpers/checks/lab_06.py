@@ -151,7 +151,9 @@ FIRE = Exercise(
         ),
         Misconception(
             "it is the parts that were lost, so it is the parts that need late ack.",
-            lambda answer, _: "acks_late" in answer,
+            lambda answer, evidence: (
+                "acks_late" in answer and "lost" in evidence.outcome("").counts
+            ),
         ),
     ),
 )
