@@ -66,7 +66,7 @@ def _kill_in_the_header(answer: Answer, here: Path) -> tuple[Stack, dict[str, An
     worker.kill()
     cut = _ids(stack, "started") - _ids(stack, "finished") - _ids(stack, "failed")
     stack.start_worker(f"--concurrency={PARTS}")
-    stack.settle(timeout=7)
+    stack.settle(timeout=7, quiet=0.3)
     return stack, {
         "cut": len(cut),
         "totals": rows(here, "invoices", "total"),
