@@ -2,17 +2,20 @@
 # make test         lint and every test
 # make notebooks    run the notebooks and store them with their results
 # make grids        measure again what the notebooks show as stored
+# make take-home     write notebooks/settings.md from what make grids measured
+# make test-next     run the notebooks with the newest celery, kombu and redis
 # make bench        how fast and how heavy the harness is
 #
 # PYTHON=python3.12  the Python to make .venv with
 # LAB_ARGS, TEST_ARGS  more arguments for JupyterLab and pytest
 # NOTEBOOKS=notebooks/03_evict_the_queue.ipynb  only this one
+# NEXT="kombu~=5.6.0 celery~=5.6.0"  test-next: with these instead of the newest
 
 NOTEBOOKS ?= notebooks/*.ipynb
 python := .venv/bin/python
 export PYTHON
 
-.PHONY: lab test notebooks grids bench
+.PHONY: lab test notebooks grids take-home test-next bench
 
 # PATH, so that !celery in a cell and a terminal in JupyterLab find the programs of .venv.
 lab:
@@ -36,6 +39,15 @@ grids:
 		[ -e "$$grid" ] || continue; \
 		echo "$$grid"; $(python) "$$grid" || exit 1; \
 	done
+	@$(python) -m helpers.take_home
+
+take-home:
+	@sh helpers/make_env.sh lab
+	@$(python) -m helpers.take_home
+
+test-next:
+	@sh helpers/make_env.sh lab
+	@$(python) tests/next_versions.py $(NEXT)
 
 bench:
 	@sh helpers/make_env.sh lab

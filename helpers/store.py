@@ -83,7 +83,10 @@ def _failure(notebook: NotebookNode, index: int, error: Exception) -> tuple[str,
     else:
         raised = [out for out in cell.get("outputs", []) if out.output_type == "error"]
         said = _plain("\n".join(raised[-1].traceback)) if raised else str(error)
-        brief = _plain(f"{error.ename}: {error.evalue}").splitlines()[0]
+        # A bare `assert` has no message. Then the line that raised says most.
+        lines = re.findall(r"^-+> \d+ +(.*)", said, flags=re.MULTILINE)
+        message = _plain(error.evalue).strip() or (lines[-1] if lines else "")
+        brief = f"{error.ename}: {message}".splitlines()[0]
     source = cell.source.splitlines()
     first = source[0] if source else "(empty)"
     text = "\n".join([f"cell {index + 1}: {first}", *said.splitlines()[-12:]])

@@ -217,6 +217,21 @@ def test_a_failing_notebook_is_left_as_it_was(
     assert f"cell 2: {source.splitlines()[0]}" in out
 
 
+@pytest.mark.parametrize(
+    ("source", "brief"),
+    [
+        ("raise ValueError('gone\\nfor good')", "cell 2: ValueError: gone"),
+        ("x = 1\nassert x == 2", "cell 2: AssertionError: assert x == 2"),
+        ("import os\nos._exit(3)", "cell 2: the kernel died"),
+    ],
+)
+def test_a_failure_in_one_line(source: str, brief: str, tmp_path: Path) -> None:
+    write(notebook(source=source), tmp_path / "bad.ipynb")
+    with pytest.raises(store.NotebookFailed) as failed:
+        store.execute(tmp_path / "bad.ipynb")
+    assert failed.value.brief == brief
+
+
 def test_a_notebook_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert store.main([str(tmp_path / "no.ipynb")]) == 1
     assert "no such notebook" in capsys.readouterr().out
