@@ -56,14 +56,19 @@ def given(text: str, requirement: str) -> str:
 
 
 def environment(name: str, requirements: str) -> Path:
-    """A copy of the repository with these requirements and a new .venv for them."""
+    """A copy of the repository with these requirements and a new .venv for them.
+
+    Ends the program, with what the installer said, when there is no such environment.
+    """
     place = NEXT / name
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info"))
     (place / "requirements.txt").write_text(requirements, encoding="utf-8")
-    with (place / "make_env.log").open("w") as log:
-        command = ["sh", "helpers/make_env.sh", "lab"]
-        subprocess.run(command, cwd=place, env=_clean(), stdout=log, stderr=log, check=True)
+    command = ["sh", "helpers/make_env.sh", "lab"]
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, cwd=place, env=_clean(), **both)
+    if done.returncode:
+        sys.exit("\n".join([f"{name}: cannot be installed", *done.stdout.splitlines()[-12:]]))
     return place
 
 

@@ -71,6 +71,13 @@ def test_an_environment_is_a_fresh_copy(course: Path) -> None:
     assert next_versions.versions(place)["celery"] == version("celery")
 
 
+def test_what_cannot_be_installed_says_why(course: Path) -> None:
+    script = course / "helpers" / "make_env.sh"
+    script.write_text("echo 'no matching distribution' >&2; exit 1\n")
+    with pytest.raises(SystemExit, match="newest released: cannot be installed\nno matching"):
+        next_versions.environment("newest released", "celery>=99\n")
+
+
 def test_a_changed_verdict_shows(
     course: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
