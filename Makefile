@@ -4,11 +4,14 @@
 # make labs         run the labs' solutions, store them, and make the pages of the exercises
 # make test-labs    every answer to every lab, right and wrong, live, ten times (an hour)
 # make grids        measure again what the notebooks show as stored
+# make take-home     write notebooks/settings.md from what make grids measured
+# make test-next     run the notebooks with the newest celery, kombu and redis
 # make bench        how fast and how heavy the harness is
 #
 # PYTHON=python3.12  the Python to make .venv with
 # LAB_ARGS, TEST_ARGS  more arguments for JupyterLab and pytest
 # NOTEBOOKS=notebooks/03_evict_the_queue.ipynb  only this one
+# NEXT="kombu~=5.6.0 celery~=5.6.0"  test-next: with these instead of the newest
 
 NOTEBOOKS ?= notebooks/*.ipynb
 LABS ?= labs/solutions/*.ipynb
@@ -16,7 +19,7 @@ TIMES ?= 10
 python := .venv/bin/python
 export PYTHON
 
-.PHONY: lab test notebooks labs test-labs grids bench
+.PHONY: lab test notebooks labs test-labs grids take-home test-next bench
 
 # PATH, so that !celery in a cell and a terminal in JupyterLab find the programs of .venv.
 lab:
@@ -49,6 +52,15 @@ grids:
 		[ -e "$$grid" ] || continue; \
 		echo "$$grid"; $(python) "$$grid" || exit 1; \
 	done
+	@$(python) -m helpers.take_home
+
+take-home:
+	@sh helpers/make_env.sh lab
+	@$(python) -m helpers.take_home
+
+test-next:
+	@sh helpers/make_env.sh lab
+	@$(python) tests/next_versions.py $(NEXT)
 
 bench:
 	@sh helpers/make_env.sh lab

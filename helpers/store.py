@@ -22,9 +22,11 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
+from helpers import links
+
 ROOT = Path(__file__).resolve().parent.parent
 CELL_SECONDS = 300
-MAX_KB = 600
+MAX_KB = 400
 MAX_LINES = 25
 # The README shows the first figure of the first notebook.
 COVER, PICTURE = "00_start_here", "lost.png"
@@ -33,11 +35,20 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 WORDS = {"admin", "celery", "debian", "docker", "host", "jovyan", "jupyter", "localhost", "python"}
 WORDS |= {"queue", "redis", "root", "runner", "task", "test", "ubuntu", "user", "worker"}
 BASE64 = re.compile(r"(data:[\w/+.-]+;base64,(?:[A-Za-z0-9+/]{76}\n)*[A-Za-z0-9+/=]+)")
+# What a reader has to know before they start: "... Fifteen minutes to read, one minute to run."
+TIME = re.compile(r"(minute|second)s?\b.*\bto read\b.*\b(minute|second)s?\b.*\bto run\b", re.DOTALL)
 ABSOLUTE = re.compile(r"(?<![\w.~])/(?:tmp/|(?:home|root|Users)(?![\w-]))")
 
 
 class NotebookFailed(RuntimeError):
-    """A cell raised, took too long, or took the kernel with it. The text says which and how."""
+    """A cell raised, took too long, or took the kernel with it. The text says which and how.
+
+    `brief` says it in one line.
+    """
+
+    def __init__(self, text: str, brief: str) -> None:
+        super().__init__(text)
+        self.brief = brief
 
 
 def execute(path: Path) -> NotebookNode:
@@ -59,22 +70,27 @@ def execute(path: Path) -> NotebookNode:
     try:
         client.execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        raise NotebookFailed(_failure(notebook, reached.get("cell", 0), error)) from error
+        raise NotebookFailed(*_failure(notebook, reached.get("cell", 0), error)) from error
     return notebook
 
 
-def _failure(notebook: NotebookNode, index: int, error: Exception) -> str:
+def _failure(notebook: NotebookNode, index: int, error: Exception) -> tuple[str, str]:
     cell = notebook.cells[index]
     if isinstance(error, CellTimeoutError):
-        said = f"no end after {CELL_SECONDS} s"
+        brief = said = f"no end after {CELL_SECONDS} s"
     elif isinstance(error, DeadKernelError):
-        said = "the kernel died"
+        brief = said = "the kernel died"
     else:
         raised = [out for out in cell.get("outputs", []) if out.output_type == "error"]
         said = _plain("\n".join(raised[-1].traceback)) if raised else str(error)
+        # A bare `assert` has no message. Then the line that raised says most.
+        lines = re.findall(r"^-+> \d+ +(.*)", said, flags=re.MULTILINE)
+        message = _plain(error.evalue).strip() or (lines[-1] if lines else "")
+        brief = f"{error.ename}: {message}".splitlines()[0]
     source = cell.source.splitlines()
     first = source[0] if source else "(empty)"
-    return "\n".join([f"cell {index + 1}: {first}", *said.splitlines()[-12:]])
+    text = "\n".join([f"cell {index + 1}: {first}", *said.splitlines()[-12:]])
+    return text, f"cell {index + 1}: {brief}"
 
 
 def normalise(notebook: NotebookNode) -> NotebookNode:
@@ -205,7 +221,9 @@ def _telling(name: str) -> bool:
 
 def problems(notebook: NotebookNode) -> list[str]:
     """What keeps a stored notebook from being fit to read, one line each. Empty when it is."""
-    found = [*_page_problems(notebook), *_heading_problems(notebook)]
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    prose = re.sub(r"^(```|~~~).*?^\1", "", "\n\n".join(cells), flags=re.MULTILINE | re.DOTALL)
+    found = [*_page_problems(notebook), *_heading_problems(prose), *_prose_problems(prose)]
     executed = 0
     for number, cell in enumerate(notebook.cells, start=1):
         wrong = list(_leaks(cell.source, [(ABSOLUTE, "an absolute path")]))
@@ -245,9 +263,7 @@ def _page_problems(notebook: NotebookNode) -> Iterator[str]:
         yield f"{size:.0f} KB, {MAX_KB} KB at most"
 
 
-def _heading_problems(notebook: NotebookNode) -> Iterator[str]:
-    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    prose = re.sub(r"^(```|~~~).*?^\1", "", prose, flags=re.MULTILINE | re.DOTALL)
+def _heading_problems(prose: str) -> Iterator[str]:
     headings = re.findall(r"^(#{1,6})\s+(.*)", prose, flags=re.MULTILINE)
     top = sum(marks == "#" for marks, _ in headings)
     if top != 1:
@@ -259,17 +275,30 @@ def _heading_problems(notebook: NotebookNode) -> Iterator[str]:
         level = len(marks)
 
 
+def _prose_problems(prose: str) -> Iterator[str]:
+    told = dict(
+        re.findall(r"^\*\*What you'll (do|learn|need)\.\*\*\s+(.+(?:\n.+)*)", prose, re.MULTILINE)
+    )
+    yield from (f"no What you'll {what}" for what in ("do", "learn", "need") if what not in told)
+    if "need" in told and not TIME.search(told["need"]):
+        yield "What you'll need does not say how long it takes to read and to run"
+    if "![](" in prose:
+        yield "a picture in the text without alt text"
+
+
 def _output_problems(output: NotebookNode) -> Iterator[str]:
     if output.output_type == "error":
         yield f"ends in {output.ename}: {output.evalue}"
     data = output.get("data", {})
     if WIDGET in data:
         yield "stores a widget, which shows nothing without a kernel"
-    if "image/png" in data:
+    for mime in data:
+        if not mime.startswith("image/"):
+            continue
         if "text/html" in data:
-            yield "stores text/html beside image/png"
+            yield f"stores text/html beside {mime}"
         about = output.metadata
-        if not (about.get("alt") or about.get("image/png", {}).get("alt")):
+        if not (about.get("alt") or about.get(mime, {}).get("alt")):
             yield "a picture without alt text"
 
 
@@ -290,7 +319,7 @@ def _line(text: str, match: re.Match[str]) -> str:
 
 
 def store(path: Path) -> list[str]:
-    """Run, normalise and write back one notebook. Returns its `problems`.
+    """Run, normalise and write back one notebook. Returns its `problems` and its broken links.
 
     Raises NotebookFailed, and then the file is as it was.
     """
@@ -304,7 +333,7 @@ def store(path: Path) -> list[str]:
         beside.unlink(missing_ok=True)
     if path.stem == COVER:
         path.with_name(PICTURE).write_bytes(first_picture(notebook))
-    return problems(notebook)
+    return problems(notebook) + links.broken(path)
 
 
 def first_picture(notebook: NotebookNode) -> bytes:

@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers import store
+from helpers import links, store
 
 NOTEBOOKS = sorted((store.ROOT / "notebooks").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -14,6 +14,18 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: pat
 @every_notebook
 def test_stored_notebook_has_no_problems(path: Path) -> None:
     assert store.problems(nbformat.read(path, as_version=4)) == []
+
+
+PAGES = NOTEBOOKS + [
+    path
+    for path in sorted(store.ROOT.rglob("*.md"))
+    if not any(part.startswith(".") for part in path.relative_to(store.ROOT).parts)
+]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_each_link_inside_the_repository_leads_somewhere(path: Path) -> None:
+    assert links.broken(path) == []
 
 
 # Each cell has its own bound in helpers.store; this is the outer one.

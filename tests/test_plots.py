@@ -2,6 +2,8 @@
 
 import base64
 import html
+import importlib
+import io
 from collections import Counter
 from itertools import pairwise
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ import matplotlib
 import pandas
 import pytest
 from matplotlib import pyplot as plt
+from PIL import Image
 
 from helpers import plots
 from helpers.plots import figure as figure_module
@@ -19,6 +22,7 @@ from helpers.prediction import Prediction
 from tests.charts import Page
 
 matplotlib.use("Agg")
+fates_module = importlib.import_module("helpers.plots.fates")
 
 
 def outcome(fates: list[str], title: str = "stack", finding: str = "a finding") -> SimpleNamespace:
@@ -109,6 +113,16 @@ def test_charts_leave_no_figure_and_no_style_behind(displayed: Displayed) -> Non
 def test_pictures_stay_small(displayed: Displayed) -> None:
     plots.fates(outcome(["done"] * 40 + ["lost"] * 960))
     assert len(base64.b64decode(displayed[0].png)) < 40_000
+
+
+def test_a_small_picture_keeps_each_colour_that_means_something() -> None:
+    """All fates, once each: Pillow alone turns a colour into a similar one that fills more."""
+    drawn = figure_module._png(fates_module._draw((outcome([*theme.FATES] + ["lost"] * 900),), 1))
+    picture = Image.open(io.BytesIO(drawn))
+    kept = {colour for _, colour in picture.convert("RGB").getcolors()}
+    meant = {symbol.colour for symbol in theme.FATES.values()} | {"#FFFFFF"}
+    assert {tuple(bytes.fromhex(colour[1:])) for colour in meant} <= kept
+    assert picture.mode == "P" and len(kept) <= 64
 
 
 # fates

@@ -10,6 +10,12 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from helpers import store
 
+INTRO = """**What you'll do.** Count.
+
+**What you'll learn.** To count.
+
+**What you'll need.** Two minutes to read, half
+a minute to run."""
 PNG = "iVBORw0KGgo/tmp/x+boxwood+AAAA="
 
 
@@ -28,9 +34,11 @@ def picture(**metadata: object) -> NotebookNode:
     return new_output("display_data", data=data, metadata=metadata)
 
 
-def notebook(*outputs: NotebookNode, source: str = "1 + 1", title: str = "# One") -> NotebookNode:
+def notebook(
+    *outputs: NotebookNode, source: str = "1 + 1", title: str = "# One", intro: str = INTRO
+) -> NotebookNode:
     code = new_code_cell(source, execution_count=1, outputs=list(outputs), id="run")
-    return new_notebook(cells=[new_markdown_cell(title, id="top"), code])
+    return new_notebook(cells=[new_markdown_cell(f"{title}\n\n{intro}", id="top"), code])
 
 
 def stored(*outputs: NotebookNode) -> list[NotebookNode]:
@@ -145,13 +153,18 @@ FAULTS = {
     "an absolute path: at /root/x": notebook(title="# One\n\nat /root/x"),
     "the name of the host": notebook(stream("celery@boxwood")),
     "the name of the user": notebook(stream("drwx ada")),
-    "KB at most": notebook(stream("x" * 700_000)),
+    "410 KB, 400 KB at most": notebook(stream("x" * 419_000)),
     "0 first-level headings": notebook(title="no heading"),
     "2 first-level headings": notebook(title="# One\n\n# Two"),
     "level 1 is followed by 3": notebook(title="# One\n\n### Three"),
     "26 lines of code": notebook(source="\n".join(["1"] * 26)),
     "text/html beside image/png": notebook(TWIN),
-    "without alt text": notebook(picture()),
+    "a picture without alt text": notebook(picture()),
+    "a picture in the text without alt text": notebook(title="# One\n\n![](beside.png)"),
+    "no What you'll do": notebook(intro=INTRO.replace("do.", "see.")),
+    "no What you'll learn": notebook(intro=INTRO.replace("learn.", "see.")),
+    "no What you'll need": notebook(intro=INTRO.replace("need.", "see.")),
+    "how long it takes": notebook(intro=INTRO.replace(" to run", "")),
     "a widget": notebook(new_output("display_data", data={store.WIDGET: {}})),
 }
 FAULTS["execution count 3, expected 1"].cells[1].execution_count = 3
@@ -202,6 +215,21 @@ def test_a_failing_notebook_is_left_as_it_was(
     out = capsys.readouterr().out
     assert said in out
     assert f"cell 2: {source.splitlines()[0]}" in out
+
+
+@pytest.mark.parametrize(
+    ("source", "brief"),
+    [
+        ("raise ValueError('gone\\nfor good')", "cell 2: ValueError: gone"),
+        ("x = 1\nassert x == 2", "cell 2: AssertionError: assert x == 2"),
+        ("import os\nos._exit(3)", "cell 2: the kernel died"),
+    ],
+)
+def test_a_failure_in_one_line(source: str, brief: str, tmp_path: Path) -> None:
+    write(notebook(source=source), tmp_path / "bad.ipynb")
+    with pytest.raises(store.NotebookFailed) as failed:
+        store.execute(tmp_path / "bad.ipynb")
+    assert failed.value.brief == brief
 
 
 def test_a_notebook_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

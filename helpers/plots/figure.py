@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy
 import pandas
 from IPython.display import display
 from matplotlib.figure import Figure
@@ -13,7 +14,7 @@ from PIL import Image
 
 from helpers.plots import theme
 
-_DPI = 144  # 1.5 pixels a screen pixel; an 8 x 3 inch chart stays under 30 KB
+_DPI = 120  # 1.25 pixels a screen pixel; an 8 x 3 inch chart stays under 20 KB
 
 
 class _Picture:
@@ -38,12 +39,36 @@ class _Picture:
 
 
 def _png(figure: Figure) -> bytes:
-    """Render with a palette of 256 colours: half the bytes, and no difference to the eye."""
+    """Render with a small palette: half the bytes, and no difference to the eye."""
     full, small = io.BytesIO(), io.BytesIO()
     with plt.rc_context(theme.RC):
         figure.savefig(full, format="png", dpi=_DPI)
-    Image.open(full).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+    _few_colours(Image.open(full).convert("RGB")).save(small, format="png", optimize=True)
     return small.getvalue()
+
+
+def _few_colours(image: Image.Image) -> Image.Image:
+    """The same picture in at most 64 colours. A colour with a meaning stays exactly what it was.
+
+    Pillow alone would merge the colour of a small mark with a similar one: it counts pixels. So
+    what fills an area, however small, comes first, and Pillow chooses 24 more for the soft edges.
+    """
+    pixels = numpy.asarray(image).astype(int) @ (1 << 16, 1 << 8, 1)
+    corner = pixels[1:, 1:]
+    inside = (
+        (corner == pixels[:-1, 1:]) & (corner == pixels[1:, :-1]) & (corner == pixels[:-1, :-1])
+    )
+    areas, sizes = numpy.unique(corner[inside], return_counts=True)
+    areas = areas[numpy.argsort(-sizes)[:40]]
+    edges = numpy.reshape(image.quantize(24).getpalette()[: 3 * 24], (-1, 3))
+    palette = numpy.vstack([numpy.stack([areas >> 16, areas >> 8 & 255, areas & 255], 1), edges])
+
+    colours, places = numpy.unique(pixels, return_inverse=True)
+    each = numpy.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1)
+    nearest = ((each[:, None] - palette) ** 2).sum(-1).argmin(1).astype("uint8")
+    small = Image.fromarray(nearest[places].reshape(pixels.shape))
+    small.putpalette(palette.astype("uint8").tobytes())
+    return small
 
 
 def show(figure: Figure, alt: str, sentence: str, table: pandas.DataFrame | None = None) -> None:

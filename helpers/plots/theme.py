@@ -11,12 +11,13 @@ INK = "#222222"
 QUIET = "#666666"
 BAND = "#F1F3F5"
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
+# Okabe and Ito's palette, which colour-blind readers can tell apart (see tests/test_colours.py).
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
+ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#767676"
 
-# The same hues, dark enough for thin lines and for white text on them.
-DEEP_VERMILION, DEEP_GREEN, DEEP_PURPLE = "#B34E00", "#00735A", "#8C3B69"
+# The same hues, dark enough for thin lines and for white text on them. A lighter green would be
+# DEEP_PURPLE without the cones for green, and BLUE without those for blue.
+DEEP_VERMILION, DEEP_GREEN, DEEP_PURPLE = "#B34E00", "#005229", "#8C3B69"
 
 # The finding, above each chart.
 TITLE: dict[str, object] = {"va": "top", "weight": "bold", "size": 11, "linespacing": 1.3}
@@ -95,7 +96,7 @@ FATES: dict[str, Symbol] = {
         _shape(_box(-1, 0.6, 1, 1), _box(-1, -0.2, 1, 0.2), _box(-1, -1, 1, -0.6)), SKY
     ),
     "failed": Symbol(_shape([(-1, -1), (1, -1), (0, 1)]), BLACK),
-    "discarded": Symbol(_shape(*_FRAME, _RISING), QUIET),
+    "discarded": Symbol(_shape(*_FRAME, _RISING), GREY),
     "refused": Symbol(_shape(_disc(1), _box(-0.65, -0.24, 0.65, 0.24)[::-1]), VERMILION),
     "recovered": Symbol(_shape(_disc(1)), GREEN),
     "unexpected": Symbol(
