@@ -3,6 +3,7 @@
 # make notebooks    run the notebooks and store them with their results
 # make grids        measure again what the notebooks show as stored
 # make bench        how fast and how heavy the harness is
+# make binder       the steps of Binder's image on this machine, the notebooks within its limits
 #
 # PYTHON=python3.12  the Python to make .venv with
 # LAB_ARGS, TEST_ARGS  more arguments for JupyterLab and pytest
@@ -12,7 +13,7 @@ NOTEBOOKS ?= notebooks/*.ipynb
 python := .venv/bin/python
 export PYTHON
 
-.PHONY: lab test notebooks grids bench
+.PHONY: lab test notebooks grids bench binder
 
 # PATH, so that !celery in a cell and a terminal in JupyterLab find the programs of .venv.
 lab:
@@ -40,3 +41,7 @@ grids:
 bench:
 	@sh helpers/make_env.sh lab
 	@$(python) tests/bench.py
+
+binder:
+	@sh helpers/make_env.sh dev
+	@$(python) -m tests.binder_walk $(NOTEBOOKS)

@@ -40,7 +40,7 @@ HEAD = ("notebook", "CPU", "verdict", "seconds", "peak MB", "OOM kills")
 
 
 class Group:
-    """A control group with Binder's memory, version 1 or 2. Raises OSError where that may not be."""
+    """A control group, version 1 or 2. Raises OSError where one may not be made."""
 
     def __init__(self, cpus: float) -> None:
         base, name = Path("/sys/fs/cgroup"), f"binder-walk-{os.getpid()}"
@@ -94,7 +94,7 @@ class Group:
 
 
 class Place:
-    """A home with a copy of the repository, an environment beside it, and the user they belong to."""
+    """A home with a copy of the repository, an environment beside it, and their user."""
 
     def __init__(self, folder: Path) -> None:
         self.home = folder / "jovyan"
@@ -316,7 +316,7 @@ def run_all(server: Server, client: BlockingKernelClient, notebook: Path) -> str
     return "passed"
 
 
-def walk(place: Place, notebook: Path, cpus: float) -> tuple[str, ...]:
+def walk(place: Place, notebook: str, cpus: float) -> tuple[str, ...]:
     """One row of the table."""
     group = None
     with contextlib.suppress(OSError):
@@ -328,9 +328,9 @@ def walk(place: Place, notebook: Path, cpus: float) -> tuple[str, ...]:
             opened(server)
             before = set(server.processes())
             with server.peak() as peak:
-                with server.kernel(f"notebooks/{notebook.name}") as client:
+                with server.kernel(notebook) as client:
                     start = time.monotonic()
-                    verdict = run_all(server, client, notebook)
+                    verdict = run_all(server, client, place.home / notebook)
                     took = time.monotonic() - start
                 deadline = time.monotonic() + 10
                 while (left := set(server.processes()) - before) and time.monotonic() < deadline:
@@ -340,7 +340,7 @@ def walk(place: Place, notebook: Path, cpus: float) -> tuple[str, ...]:
         finally:
             server.stop()
         limits = (f"{cpus:g}", f"{group.killed()}") if group else ("not limited", "-")
-        return (notebook.stem, limits[0], verdict, f"{took:.0f}", f"{peak[0]:.0f}", limits[1])
+        return (Path(notebook).stem, limits[0], verdict, f"{took:.0f}", f"{peak[0]:.0f}", limits[1])
     finally:
         if group:
             group.remove()
@@ -362,7 +362,7 @@ def main(notebooks: Sequence[str]) -> int:
         place = Place(Path(folder))
         build(place)
         for cpus in CPUS:
-            for notebook in map(Path, notebooks):
+            for notebook in notebooks:
                 rows.append(walk(place, notebook, cpus))
                 print("  ".join(rows[-1]), file=sys.stderr, flush=True)
     show(rows)

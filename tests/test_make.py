@@ -196,7 +196,7 @@ def test_no_python_at_all(place: Place) -> None:
     assert "python3.99 not found" in done.stderr
 
 
-@pytest.mark.parametrize("target", ["lab", "test", "notebooks", "grids", "bench"])
+@pytest.mark.parametrize("target", ["lab", "test", "notebooks", "grids", "bench", "binder"])
 def test_make_knows_the_target(target: str) -> None:
     if shutil.which("make") is None:
         pytest.skip("no make on this machine")
