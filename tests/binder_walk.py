@@ -1,9 +1,9 @@
 """Binder on this machine: the steps of its image, then each notebook within its limits.
 
-`make binder`: a quarter of an hour. The steps are those of repo2docker's Dockerfile from where it
-copies the repository, run as its user in a fresh home. Each notebook runs in a JupyterLab that was
-started as the image starts it; server, kernel, Redis and workers share one control group. Without
-root there is neither that user nor a group: the figures are still measured, and the table says so.
+`make binder`: half an hour. The steps are those of repo2docker's Dockerfile from where it copies
+the repository, run as its user in a fresh home. Each notebook runs in a JupyterLab that was started
+as the image starts it; server, kernel, Redis and workers share one control group. Without root
+there is neither that user nor a group: the figures are still measured, and the table says so.
 """
 
 import contextlib
