@@ -7,6 +7,7 @@
 # make take-home     write notebooks/settings.md from what make grids measured
 # make test-next     run the notebooks with the newest celery, kombu and redis
 # make bench        how fast and how heavy the harness is
+# make binder       the steps of Binder's image on this machine, the notebooks within its limits
 #
 # PYTHON=python3.12  the Python to make .venv with
 # LAB_ARGS, TEST_ARGS  more arguments for JupyterLab and pytest
@@ -19,7 +20,7 @@ TIMES ?= 10
 python := .venv/bin/python
 export PYTHON
 
-.PHONY: lab test notebooks labs test-labs grids take-home test-next bench
+.PHONY: lab test notebooks labs test-labs grids take-home test-next bench binder site
 
 # PATH, so that !celery in a cell and a terminal in JupyterLab find the programs of .venv.
 lab:
@@ -65,3 +66,7 @@ test-next:
 bench:
 	@sh helpers/make_env.sh lab
 	@$(python) tests/bench.py
+
+binder:
+	@sh helpers/make_env.sh dev
+	@$(python) -m tests.binder_walk $(NOTEBOOKS)

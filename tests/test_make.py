@@ -196,9 +196,10 @@ def test_no_python_at_all(place: Place) -> None:
     assert "python3.99 not found" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "target", ["lab", "test", "notebooks", "grids", "take-home", "test-next", "bench"]
-)
+TARGETS = "lab test notebooks labs test-labs grids take-home test-next bench binder site"
+
+
+@pytest.mark.parametrize("target", TARGETS.split())
 def test_make_knows_the_target(target: str) -> None:
     if shutil.which("make") is None:
         pytest.skip("no make on this machine")
