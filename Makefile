@@ -2,6 +2,7 @@
 # make test         lint and every test
 # make notebooks    run the notebooks and store them with their results
 # make grids        measure again what the notebooks show as stored
+# make site          the course as web pages, in site/_build/html
 # make bench        how fast and how heavy the harness is
 #
 # PYTHON=python3.12  the Python to make .venv with
@@ -12,7 +13,7 @@ NOTEBOOKS ?= notebooks/*.ipynb
 python := .venv/bin/python
 export PYTHON
 
-.PHONY: lab test notebooks grids bench
+.PHONY: lab test notebooks grids site bench
 
 # PATH, so that !celery in a cell and a terminal in JupyterLab find the programs of .venv.
 lab:
@@ -36,6 +37,12 @@ grids:
 		[ -e "$$grid" ] || continue; \
 		echo "$$grid"; $(python) "$$grid" || exit 1; \
 	done
+
+site:
+	@sh helpers/make_env.sh dev
+	@rm -rf site/_build
+	$(python) -m sphinx -M html . site/_build -c site -W --keep-going -q
+	@echo "Open site/_build/html/index.html"
 
 bench:
 	@sh helpers/make_env.sh lab
