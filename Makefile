@@ -1,6 +1,8 @@
 # make lab          install what is missing, check this machine, open the first notebook
 # make test         lint and every test
 # make notebooks    run the notebooks and store them with their results
+# make labs         run the labs' solutions, store them, and make the pages of the exercises
+# make test-labs    every answer to every lab, right and wrong, live, ten times (an hour)
 # make grids        measure again what the notebooks show as stored
 # make site          the course as web pages, in site/_build/html
 # make bench        how fast and how heavy the harness is
@@ -10,10 +12,12 @@
 # NOTEBOOKS=notebooks/03_evict_the_queue.ipynb  only this one
 
 NOTEBOOKS ?= notebooks/*.ipynb
+LABS ?= labs/solutions/*.ipynb
+TIMES ?= 10
 python := .venv/bin/python
 export PYTHON
 
-.PHONY: lab test notebooks grids site bench
+.PHONY: lab test notebooks labs test-labs grids site bench
 
 # PATH, so that !celery in a cell and a terminal in JupyterLab find the programs of .venv.
 lab:
@@ -30,6 +34,15 @@ test:
 notebooks:
 	@sh helpers/make_env.sh lab
 	@$(python) -m helpers.store $(NOTEBOOKS)
+
+labs:
+	@sh helpers/make_env.sh lab
+	@$(python) -m helpers.store $(LABS)
+	@$(python) -m helpers.checks.pages
+
+test-labs:
+	@sh helpers/make_env.sh dev
+	@$(python) tests/live_labs.py --times $(TIMES)
 
 grids:
 	@sh helpers/make_env.sh lab

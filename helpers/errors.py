@@ -1,5 +1,9 @@
-"""The one exception that this package raises on purpose."""
+"""What this package raises, and warns of, on purpose."""
 
 
 class StackError(RuntimeError):
     """Something a reader can mend. The text says what happened and what to do next."""
+
+
+class AnotherBroker(UserWarning):
+    """An application names a broker of its own. It is not used."""

@@ -49,8 +49,8 @@ def judge(stack: "Stack", moving: bool = False) -> Outcome:
     """The outcome as of now. `moving` says that the drain ran out of time."""
     # A task crosses from the broker into the ledger. With the census first it may be seen twice on
     # its way, but never nowhere.
-    census = _census(stack)
-    outcome = classify(stack.ledger.read(), census, title=stack.name, moving=moving)
+    seen = census(stack)
+    outcome = classify(stack.ledger.read(), seen, title=stack.name, moving=moving)
     outcome.log_errors = sum(len(worker.log.errors) for worker in stack.workers)
     return outcome
 
@@ -74,7 +74,7 @@ def _moving(outcome: Outcome, seconds: float) -> bool:
     return bool((consumed | returning | (table["message"] == "held")).any())
 
 
-def _census(stack: "Stack") -> Census | None:
+def census(stack: "Stack") -> Census | None:
     """What the broker holds and which processes live; None when the broker does not answer."""
     live: set[int] = set()
     for worker in stack.workers:

@@ -17,7 +17,7 @@ from celery.result import AsyncResult
 
 from helpers import lens, reaper
 from helpers.deliveries import deliveries
-from helpers.errors import StackError
+from helpers.errors import AnotherBroker, StackError
 from helpers.fates import Outcome
 from helpers.ledger import Ledger
 from helpers.process import Process
@@ -179,7 +179,15 @@ class Stack:
         app = next((value for value in vars(module).values() if isinstance(value, Celery)), None)
         if app is None:
             raise StackError(f'{name}.py has no application: app = Celery("{name}")')
-        for setting in ("broker_url", "broker_read_url", "broker_write_url"):
+        addresses = ("broker_url", "broker_read_url", "broker_write_url")
+        if any(app.conf[setting] for setting in addresses):
+            warnings.warn(
+                f"{name}.py points at a broker of its own. Leave the address out: "
+                "the stack gives it its private Redis",
+                AnotherBroker,
+                stacklevel=2,
+            )
+        for setting in addresses:
             app.conf[setting] = self.redis.url(0)
         app.conf.result_backend = self.backend_url
         watch_publishes(app, self.ledger)
@@ -207,8 +215,13 @@ class Stack:
         deadline = time.monotonic() + timeout
         while not self._reached(moment, result.id):
             if time.monotonic() > deadline:
+                why = (
+                    "" if self.ledger.count("attempted") else " No task went to the broker at all."
+                )
                 logs = "".join(f"\n\n{w.name}:\n{w.log.tail()}" for w in self.workers)
-                raise StackError(f"task {result.id} was not {moment} within {timeout:g} s.{logs}")
+                raise StackError(
+                    f"task {result.id} was not {moment} within {timeout:g} s.{why}{logs}"
+                )
             time.sleep(0.01)
 
     def _reached(self, moment: str, task_id: str) -> bool:

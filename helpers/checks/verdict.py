@@ -1,0 +1,63 @@
+"""Decides a check from the evidence of both arms. Starts nothing, so it can be tried on records."""
+
+from dataclasses import dataclass
+
+from helpers.checks.exercise import Answer, Evidence, Exercise
+from helpers.fates import Outcome
+
+CORRECT, NOT_YET = "correct", "not yet"
+INCONCLUSIVE, NOT_ATTEMPTED = "inconclusive", "not attempted"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to an answer: one of four words, and why."""
+
+    status: str
+    expected: str = ""
+    seen: str = ""
+    misconception: str = ""
+    outcomes: tuple[Outcome, ...] = ()
+    count: int | None = None
+
+
+def decide(exercise: Exercise, answer: Answer, given: Evidence, yours: Evidence) -> Verdict:
+    """Compare both arms. The given one has to break, or nothing can be said about the other."""
+    broken = exercise.judge(given) if not given.error else None
+    if broken is None:
+        why = (
+            given.error
+            or "what was given did not break on this machine, so a repair proves nothing"
+        )
+        return Verdict(INCONCLUSIVE, seen=why)
+    count = exercise.count(given) if exercise.count else None
+    outcomes = [_panel(given, "as given", passed=False)]
+    if yours.error:
+        return Verdict(NOT_YET, broken.expected, yours.error, "", tuple(outcomes), count)
+    wrong = exercise.judge(yours)
+    outcomes.append(_panel(yours, "yours", passed=wrong is None))
+    if wrong is None:
+        return Verdict(CORRECT, outcomes=tuple(outcomes), count=count)
+    named = [it.says for it in exercise.misconceptions if it.explains(answer, yours)]
+    return Verdict(
+        NOT_YET,
+        wrong.expected,
+        wrong.seen + _unfinished(outcomes[-1]),
+        named[0] if named else "",
+        tuple(outcomes),
+        count,
+    )
+
+
+def _panel(evidence: Evidence, title: str, *, passed: bool) -> Outcome:
+    """For the chart. What this exercise demands is not what *held* means for a whole stack."""
+    outcome = evidence.outcome(title)
+    outcome.verdict = "passed this check" if passed else "failed this check"
+    return outcome
+
+
+def _unfinished(outcome: Outcome) -> str:
+    running = outcome.table[outcome.table["where"].eq("running")]
+    if running.empty:
+        return ""
+    return f"; never finished: {', '.join(sorted(set(running['task'])))}"
