@@ -4,8 +4,9 @@
 # make labs         run the labs' solutions, store them, and make the pages of the exercises
 # make test-labs    every answer to every lab, right and wrong, live, ten times (an hour)
 # make grids        measure again what the notebooks show as stored
-# make take-home     write notebooks/settings.md from what make grids measured
-# make test-next     run the notebooks with the newest celery, kombu and redis
+# make take-home    write notebooks/settings.md from what make grids measured
+# make test-next    run the notebooks with the newest celery, kombu and redis
+# make site         the course as web pages, in site/_build/html
 # make bench        how fast and how heavy the harness is
 # make binder       the steps of Binder's image on this machine, the notebooks within its limits
 #
@@ -62,6 +63,12 @@ take-home:
 test-next:
 	@sh helpers/make_env.sh lab
 	@$(python) tests/next_versions.py $(NEXT)
+
+site:
+	@sh helpers/make_env.sh dev
+	@rm -rf site/_build
+	$(python) -m sphinx -M html . site/_build -c site -W --keep-going -q
+	@echo "Open site/_build/html/index.html"
 
 bench:
 	@sh helpers/make_env.sh lab

@@ -2,11 +2,13 @@
 
 import importlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -16,6 +18,8 @@ from helpers import Stack
 if TYPE_CHECKING:
     from tests.charts import Page
 
+TEMPORARY = tempfile.gettempdir()  # while it is still short: each test has a longer one
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SHOP = """
 import os, signal, time
 from celery import Celery
@@ -122,3 +126,32 @@ def page(monkeypatch: pytest.MonkeyPatch) -> "Page":
     for name in set(plots.__all__) - {"expected"}:
         monkeypatch.setattr(importlib.import_module(f"helpers.plots.{name}"), "show", page.show)
     return page
+
+
+@pytest.fixture
+def chromium() -> str:
+    """The browser's program."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None or find_spec("playwright") is None:
+        pytest.skip("not run: no Chromium on this machine")
+    return found
+
+
+@pytest.fixture
+def tab(chromium: str) -> Iterator[Any]:
+    """A tab of a real browser, that also gathers the errors of the page in `errors`."""
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--disable-gpu", "--disable-dev-shm-usage"]
+    if os.geteuid() == 0:
+        arguments.append("--no-sandbox")  # Chromium refuses to run as root with one
+    with tempfile.TemporaryDirectory(dir=TEMPORARY) as short, sync_playwright() as playwright:
+        # Chromium puts a socket there, whose path has to be shorter than 108 characters.
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=arguments, env={**os.environ, "TMPDIR": short}
+        )
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        tab.errors = []
+        tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+        yield tab
+        browser.close()

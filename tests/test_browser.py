@@ -6,10 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +18,8 @@ from helpers import store
 from tests.conftest import wait_until_gone
 
 NOTEBOOK = "03_evict_the_queue.ipynb"
-TEMPORARY = tempfile.gettempdir()  # while it is still short: each test has a longer one
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CURRENT = "window.jupyterapp.shell.currentWidget"
 KERNEL = f"{CURRENT}?.sessionContext?.session?.kernel"
-
-
-@pytest.fixture
-def chromium() -> str:
-    """The browser's program."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None or find_spec("playwright") is None:
-        pytest.skip("not run: no Chromium on this machine")
-    return found
-
-
-@pytest.fixture
-def page(chromium: str) -> Iterator[Any]:
-    """A tab of a real browser, that also gathers the errors of the page in `errors`."""
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--disable-gpu", "--disable-dev-shm-usage"]
-    if os.geteuid() == 0:
-        arguments.append("--no-sandbox")  # Chromium refuses to run as root with one
-    with tempfile.TemporaryDirectory(dir=TEMPORARY) as short, sync_playwright() as playwright:
-        # Chromium puts a socket there, whose path has to be shorter than 108 characters.
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=arguments, env={**os.environ, "TMPDIR": short}
-        )
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.errors = []
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        yield page
-        browser.close()
 
 
 @pytest.fixture
@@ -145,20 +112,20 @@ def photograph(page: Any, folder: Path) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_run_all_in_a_real_browser(address: str, page: Any, tmp_path: Path) -> None:
-    page.goto(address)
-    wait(page, f"{KERNEL}?.status === 'idle' && {CURRENT}.content.widgets.length > 0", 60)
-    page.evaluate("{ window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+def test_run_all_in_a_real_browser(address: str, tab: Any, tmp_path: Path) -> None:
+    tab.goto(address)
+    wait(tab, f"{KERNEL}?.status === 'idle' && {CURRENT}.content.widgets.length > 0", 60)
+    tab.evaluate("{ window.jupyterapp.commands.execute('notebook:run-all-cells') }")
     code = f"{CURRENT}.content.widgets.map(it => it.model).filter(it => it.type === 'code')"
     failed = "Array.from(it.sharedModel.outputs).some(out => out.output_type === 'error')"
     wait(
-        page,
+        tab,
         f"{KERNEL}?.status === 'idle' && "
         f"({code}.every(it => it.executionCount) || {code}.some(it => {failed}))",
         150,
     )
 
-    cells = page.evaluate(f"{CURRENT}.content.model.toJSON()")["cells"]
+    cells = tab.evaluate(f"{CURRENT}.content.model.toJSON()")["cells"]
     cells = [cell for cell in cells if cell["cell_type"] == "code"]
     outputs = [output for cell in cells for output in cell["outputs"]]
     errors = [output for output in outputs if output["output_type"] == "error"]
@@ -166,20 +133,20 @@ def test_run_all_in_a_real_browser(address: str, page: Any, tmp_path: Path) -> N
     empty = [cell["source"] for cell in cells if cell["source"] and not cell["execution_count"]]
     assert empty == []
 
-    photograph(page, Path(os.environ.get("SCREENSHOTS", tmp_path / "screenshots")))
+    photograph(tab, Path(os.environ.get("SCREENSHOTS", tmp_path / "screenshots")))
 
     figures = [output for output in outputs if "image/png" in output.get("data", {})]
-    pictures = page.locator(".jp-OutputArea-output img").evaluate_all(
+    pictures = tab.locator(".jp-OutputArea-output img").evaluate_all(
         "all => all.map(it => ({wide: it.naturalWidth, alt: it.alt}))"
     )
     assert len(pictures) == len(figures) > 0
     assert [it for it in pictures if it["wide"] <= 100 or not it["alt"].strip()] == []
 
-    handle = page.get_by_role("slider").last
+    handle = tab.get_by_role("slider").last
     handle.scroll_into_view_if_needed()
     before = int(float(handle.get_attribute("aria-valuenow")))
     handle.focus()
-    page.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
     ask = f"""async () => {{
         const future = {KERNEL}.requestExecute({{code: "print(guess.value)"}});
         let said = "";
@@ -187,6 +154,6 @@ def test_run_all_in_a_real_browser(address: str, page: Any, tmp_path: Path) -> N
         await future.done;
         return said.trim();
     }}"""
-    assert page.evaluate(ask) == str(before + 1)
-    assert page.locator(".widget-readout").last.inner_text() == str(before + 1)
-    assert page.errors == []
+    assert tab.evaluate(ask) == str(before + 1)
+    assert tab.locator(".widget-readout").last.inner_text() == str(before + 1)
+    assert tab.errors == []
