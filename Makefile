@@ -41,6 +41,7 @@ notebooks:
 
 labs:
 	@sh helpers/make_env.sh lab
+	@rm -f labs/solutions/progress.json
 	@$(python) -m helpers.store $(LABS)
 	@$(python) -m helpers.checks.pages
 

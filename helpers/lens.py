@@ -92,8 +92,10 @@ def depth(server: RedisServer, db: int = 0) -> pd.DataFrame:
 def unacked(server: RedisServer, db: int = 0) -> pd.DataFrame:
     """Messages that a worker took and has not acknowledged: delivery tag, task, age in seconds."""
     with _reader(server, db) as client:
-        held = client.hgetall("unacked")
-        index = dict(client.zrange("unacked_index", 0, -1, withscores=True))
+        # In one step, or a message that comes between would have no score.
+        pipe = client.pipeline().hgetall("unacked")
+        held, index = pipe.zrange("unacked_index", 0, -1, withscores=True).execute()
+    index = dict(index)
     now = time.time()
     rows = []
     for tag, raw in held.items():

@@ -32,7 +32,7 @@ _BACKEND = "CELERY_RESULT_BACKEND"
 
 # Seconds until a worker is ready on a machine with two idle cores: 0.35 to 0.6 were measured. With
 # a quarter of a core it takes 1.7 to 2.5.
-_USUAL_START, _MOST_PATIENCE = 0.6, 4.0
+_USUAL_START = 0.6
 
 _open_stacks: "dict[str, Stack]" = {}
 
@@ -46,6 +46,8 @@ class Stack:
     earlier one of the same name first, so a cell or a notebook can be run again.
     Raises StackError when the server or the directory cannot be used.
     """
+
+    most_patience = 4.0
 
     def __init__(
         self,
@@ -211,12 +213,12 @@ class Stack:
 
     @property
     def patience(self) -> float:
-        """How many times as long as usual to wait for what only has to happen: 1 to 4.
+        """How many times as long as usual to wait for what only has to happen: at least 1.
 
         Measured by the slowest start among this stack's workers; 1 before the first.
         """
         slowest = max((worker.seconds_to_ready for worker in self.workers), default=0.0)
-        return min(max(slowest / _USUAL_START, 1.0), _MOST_PATIENCE)
+        return min(max(slowest / _USUAL_START, 1.0), self.most_patience)
 
     def wait_for(self, moment: str, result: AsyncResult, timeout: float = 10) -> None:
         """Wait until one task has reached a moment; `timeout` in seconds, times `patience`.

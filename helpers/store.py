@@ -35,8 +35,12 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 WORDS = {"admin", "celery", "debian", "docker", "host", "jovyan", "jupyter", "localhost", "python"}
 WORDS |= {"queue", "redis", "root", "runner", "task", "test", "ubuntu", "user", "worker"}
 BASE64 = re.compile(r"(data:[\w/+.-]+;base64,(?:[A-Za-z0-9+/]{76}\n)*[A-Za-z0-9+/=]+)")
-# What a reader has to know before they start: "... Fifteen minutes to read, one minute to run."
-TIME = re.compile(r"(minute|second)s?\b.*\bto read\b.*\b(minute|second)s?\b.*\bto run\b", re.DOTALL)
+# What a reader has to know before they start: "... Fifteen minutes to read, one minute to run.", or
+# for a lab "Allow thirty minutes."
+TIME = re.compile(
+    r"(minute|second)s?\b.*\bto read\b.*\b(minute|second)s?\b.*\bto run\b|Allow\s+\S+\s+minutes",
+    re.DOTALL,
+)
 ABSOLUTE = re.compile(r"(?<![\w.~])/(?:tmp/|(?:home|root|Users)(?![\w-]))")
 
 
@@ -281,7 +285,7 @@ def _prose_problems(prose: str) -> Iterator[str]:
     )
     yield from (f"no What you'll {what}" for what in ("do", "learn", "need") if what not in told)
     if "need" in told and not TIME.search(told["need"]):
-        yield "What you'll need does not say how long it takes to read and to run"
+        yield "What you'll need does not say how long it takes"
     if "![](" in prose:
         yield "a picture in the text without alt text"
 

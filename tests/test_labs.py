@@ -12,6 +12,7 @@ from helpers import store
 from helpers.checks import pages
 from helpers.checks.exercise import Evidence
 from helpers.checks.lab import solution
+from helpers.checks.lab_05 import BANK
 from helpers.checks.labs import exercises
 from helpers.checks.verdict import CORRECT, INCONCLUSIVE, decide
 from tests.answers import planted
@@ -27,7 +28,7 @@ def recorded(lab: str) -> dict[str, dict[str, dict[str, object]]]:
     return json.loads(gzip.decompress((RECORDED / f"{lab}.json.gz").read_bytes()))
 
 
-@pytest.mark.parametrize(("case", "answer"), cases(), ids=lambda it: "-".join(it)[:80])
+@pytest.mark.parametrize(("case", "answer"), list(cases()), ids=lambda it: "-".join(it)[:80])
 def test_recorded_answer_is_judged_right(case: Case, answer: Answer) -> None:
     arms = {name: Evidence(**arm) for name, arm in recorded(case[0])["/".join(case[1:])].items()}
     verdict = decide(exercises(case[0])[case[1]], answer, arms["given"], arms["yours"])
@@ -86,6 +87,11 @@ def test_the_page_gives_what_the_check_calls_given(lab: str) -> None:
                         break
             assert values["settings"] == exercise.given
         assert any(f"check.{exercise.name}(" in source for source in sources)
+
+
+def test_the_page_shows_the_bank_of_lab_05() -> None:
+    page = nbformat.read(next(pages.LABS.glob("lab_05_*.ipynb")), as_version=4)
+    assert any(cell.source.strip() == f"%%writefile bank.py\n{BANK}".strip() for cell in page.cells)
 
 
 @every_lab

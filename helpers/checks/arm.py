@@ -25,6 +25,7 @@ def run(lab: str, name: str, here: Path) -> Evidence:
     """Run one arm in `here`, and gather its evidence."""
     answer = json.loads((here / "answer.json").read_text())
     warnings.simplefilter("error", AnotherBroker)
+    Stack.most_patience = 1  # the seconds of an experiment are a part of its question
     try:
         stack, facts = find(lab, name).experiment(answer, here)
         with stack:
@@ -55,7 +56,7 @@ def _evidence(stack: Stack, facts: dict[str, object]) -> Evidence:
 def _where(error: BaseException, here: Path) -> str:
     """The error with the line of the learner's file that it came from."""
     said = traceback.format_exception_only(error)[-1].strip()
-    if isinstance(error, SyntaxError) and error.filename:
+    if isinstance(error, SyntaxError) and Path(error.filename or "").parent == here:
         return f"{Path(error.filename).name}, line {error.lineno}: {said}"
     own = [
         frame

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from celery.result import AsyncResult
+
 from helpers.errors import StackError
 from helpers.fates import effects
 from helpers.stack import Stack
@@ -37,6 +39,14 @@ def member(module: ModuleType, name: str) -> Any:
         ) from error
 
 
+def task_of(module: ModuleType, name: str) -> Any:
+    """A task of an answer. Raises StackError when it has none of that name, or a mere function."""
+    found = member(module, name)
+    if not hasattr(found, "delay"):
+        raise StackError(f"{name} is no task: above its def belongs @app.task")
+    return found
+
+
 def make_tables(here: Path, *definitions: str) -> None:
     """Make the shop's database, such as with "charges (number)"."""
     with closing(sqlite3.connect(here / "shop.db")) as database:
@@ -49,6 +59,14 @@ def rows(here: Path, table: str, key: str) -> dict[str, int]:
     return {
         str(value): int(count) for value, count in effects(here / "shop.db", table, key).items()
     }
+
+
+def ended(stack: Stack, result: AsyncResult) -> bool:
+    """Whether a task has finished or failed by now: then a kill does not interrupt it."""
+    return any(
+        event["id"] == result.id and event["event"] in ("finished", "failed")
+        for event in stack.ledger.read()
+    )
 
 
 def kill_between_sweeps(stack: Stack, worker: Worker) -> None:

@@ -69,7 +69,9 @@ class Check:
         `answer` is the name of a file where the page asks for a file, else a value.
         Raises FileNotFoundError or TypeError when it is neither.
         """
-        if self._exercise.file:
+        if answer is ...:
+            answer = None
+        elif self._exercise.file:
             answer = _text(answer, self._exercise.file)
         else:
             _check_value(answer)
@@ -79,7 +81,7 @@ class Check:
 
     def _judge(self, answer: Answer) -> Verdict:
         given = self._exercise.given
-        if answer is ... or answer is None or _same(answer, given):
+        if answer is None or _same(answer, given):
             return Verdict(NOT_ATTEMPTED, seen="the answer is what was given: change it first")
         if self._exercise.file and (error := _syntax_error(answer, self._exercise.file)):
             return Verdict(NOT_YET, "a file that Python can read", error)
@@ -97,7 +99,11 @@ class Check:
             print(f"  {said}")
         if verdict.status == NOT_YET:
             print(f"  stuck? check.{self._exercise.name}.hint()")
-        if verdict.outcomes:
+        fates = [outcome.counts for outcome in verdict.outcomes]
+        if len(fates) == 2 and fates[0] == fates[1]:
+            if verdict.status == NOT_YET:
+                print(f"  the fates were the same in both runs: {verdict.outcomes[0].finding}")
+        elif fates:
             plots.fates(*verdict.outcomes)
 
     def hint(self) -> None:
@@ -145,7 +151,7 @@ def _text(path: Any, file: str) -> str:
 
 def _check_value(answer: Any) -> None:
     try:
-        json.dumps(None if answer is ... else answer)
+        json.dumps(answer)
     except (TypeError, ValueError) as error:
         raise TypeError(f"this task checks plain values, as given in the page: {error}") from error
 

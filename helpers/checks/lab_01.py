@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import lens
-from helpers.checks.bench import load_function, make_tables, member, rows
+from helpers.checks.bench import load_function, make_tables, rows, task_of
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.errors import StackError
 from helpers.settle import census
@@ -207,9 +207,9 @@ def _ask_for_prices(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     (here / "shop.py").write_text(answer)
     make_tables(here, "lines (line)")
     stack = Stack(here)
-    stack.start_worker("--concurrency=1")
     shop = stack.load("shop")
-    price, log = member(shop, "price"), member(shop, "log")
+    price, log = task_of(shop, "price"), task_of(shop, "log")
+    stack.start_worker("--concurrency=1")
     orders = random.sample(range(10, 1000), PRICES)
     asked = [price.delay(order).id for order in orders]
     lines = [log.delay(number).id for number in range(LINES)]

@@ -6,7 +6,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from helpers.checks.bench import load_function, make_tables, member, rows
+from helpers.checks.bench import (
+    ended,
+    kill_between_sweeps,
+    load_function,
+    make_tables,
+    rows,
+    task_of,
+)
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.errors import StackError
 from helpers.stack import Stack
@@ -39,18 +46,24 @@ def _kill_in_the_middle(answer: Answer, here: Path) -> tuple[Stack, dict[str, An
     (here / "shop.py").write_text(answer)
     make_tables(here, "charges (number)")
     stack = Stack(here)
+    charge = task_of(stack.load("shop"), "charge")
     worker = stack.start_worker("--concurrency=1")
-    charge = member(stack.load("shop"), "charge")
     orders = [charge.delay(number, bank=1.5 if number == 1 else 0.2) for number in range(ORDERS)]
     stack.wait_for("started", orders[1], timeout=6)
     time.sleep(0.5)
-    worker.kill()
+    kill_between_sweeps(stack, worker)
+    interrupted = not ended(stack, orders[1])
     stack.start_worker("--concurrency=1")
     stack.settle(timeout=8, quiet=0.3)
-    return stack, {"charged": rows(here, "charges", "number")}
+    return stack, {"interrupted": interrupted, "charged": rows(here, "charges", "number")}
 
 
 def _judge_kill(evidence: Evidence) -> Wrong | None:
+    if not evidence.facts["interrupted"]:
+        return Wrong(
+            "order 1 at the bank when the worker is killed",
+            "its task had ended by then: the bank takes its time, whatever the code says",
+        )
     charged = evidence.facts["charged"]
     missing = [number for number in range(ORDERS) if not charged.get(str(number))]
     if not missing:
@@ -275,7 +288,7 @@ def _three_tasks(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
         shop.pack.delay()
     worker.wait_until(lambda: "remind" in rows(here, "effects", "what"), "reminded", timeout=5)
     time.sleep(0.5)
-    worker.kill()
+    kill_between_sweeps(stack, worker)
     stranded = stack.settle(timeout=1, quiet=0.3).counts.get("stranded", 0)
     stack.start_worker("--concurrency=3")
     stack.settle(timeout=8, quiet=0.3)

@@ -5,7 +5,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from helpers.checks.bench import kill_between_sweeps, load_function, make_tables, member, rows
+from helpers.checks.bench import (
+    ended,
+    kill_between_sweeps,
+    load_function,
+    make_tables,
+    rows,
+    task_of,
+)
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.errors import StackError
 from helpers.stack import Stack
@@ -44,21 +51,28 @@ def _dead_and_busy(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     (here / "shop.py").write_text(answer)
     make_tables(here, "charges (number)")
     stack = Stack(here)
-    charge = member(stack.load("shop"), "charge")
+    charge = task_of(stack.load("shop"), "charge")
     worker = stack.start_worker("--concurrency=1")
     stranded = charge.delay(STRANDED)
     stack.wait_for("started", stranded)
     time.sleep(0.4)  # an early ack has reached Redis by then
     kill_between_sweeps(stack, worker)
+    interrupted = not ended(stack, stranded)
     orders = [charge.delay(number) for number in WAITING]
     stack.start_worker("--concurrency=1")
     outcome = stack.settle(timeout=PATIENCE, quiet=0.3)
     starts = outcome.table["starts"]
     runs = {number: int(starts[order.id]) for number, order in zip(WAITING, orders, strict=True)}
-    return stack, {"charged": rows(here, "charges", "number"), "runs": runs}
+    charged = rows(here, "charges", "number")
+    return stack, {"interrupted": interrupted, "charged": charged, "runs": runs}
 
 
 def _judge_timeout(evidence: Evidence) -> Wrong | None:
+    if not evidence.facts["interrupted"]:
+        return Wrong(
+            "order 0 at the bank when its worker is killed",
+            "its task had ended by then: the bank takes its time, whatever the code says",
+        )
     charged, runs = evidence.facts["charged"], evidence.facts["runs"]
     again = [f"order {number} ran {times} times" for number, times in runs.items() if times > 1]
     amiss = [
@@ -175,8 +189,8 @@ def _killed_and_sent_twice(answer: Answer, here: Path) -> tuple[Stack, dict[str,
     (here / "bank.py").write_text(BANK)
     make_tables(here, "charges (number)", "keys (number PRIMARY KEY)")
     stack = Stack(here)
+    charge = task_of(stack.load("shop"), "charge")
     worker = stack.start_worker("--concurrency=1", app="shop")
-    charge = member(stack.load("shop"), "charge")
     killed = charge.delay(1)
     worker.wait_until(lambda: _at_the_bank(stack, here), "at the bank", timeout=5)
     kill_between_sweeps(stack, worker)

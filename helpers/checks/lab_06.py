@@ -9,7 +9,7 @@ from celery import chord
 from celery.result import AsyncResult
 
 from helpers import lens
-from helpers.checks.bench import load_function, make_tables, member, rows
+from helpers.checks.bench import kill_between_sweeps, load_function, make_tables, member, rows
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.stack import Stack
 
@@ -48,9 +48,10 @@ def _kill_in_the_header(answer: Answer, here: Path) -> tuple[Stack, dict[str, An
     (here / "shop.py").write_text(answer)
     make_tables(here, "invoices (number, total)")
     stack = Stack(here)
+    send_invoice = member(stack.load("shop"), "send_invoice")
     worker = stack.start_worker(f"--concurrency={CHILDREN}")
     orders = random.sample(range(1, 50), PARTS)
-    member(stack.load("shop"), "send_invoice")(1, orders)
+    send_invoice(1, orders)
     # A message that a worker has popped and not yet noted in `unacked` would be lost even with
     # late ack.
     count = stack.ledger.count
@@ -63,7 +64,7 @@ def _kill_in_the_header(answer: Answer, here: Path) -> tuple[Stack, dict[str, An
     deadline = time.monotonic() + 0.5
     while _ids(stack, "started") & _unacked(stack) and time.monotonic() < deadline:
         time.sleep(0.01)
-    worker.kill()
+    kill_between_sweeps(stack, worker)
     cut = _ids(stack, "started") - _ids(stack, "finished") - _ids(stack, "failed")
     stack.start_worker(f"--concurrency={PARTS}")
     stack.settle(timeout=7, quiet=0.3)
@@ -198,8 +199,8 @@ def _unknown_order(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     (here / "billing.py").write_text(answer)
     make_tables(here, "invoices (number, total)", "alarms (invoice)")
     stack = Stack(here)
-    stack.start_worker(f"--concurrency={CHILDREN}")
     send_invoice = member(stack.load("billing"), "send_invoice")
+    stack.start_worker(f"--concurrency={CHILDREN}")
     healthy, failing = random.sample(range(100, 1000), 2)
     orders = random.sample(range(1, 6), PARTS)
     unknown = [*random.sample(range(1, 6), PARTS - 1), random.randint(6, 99)]

@@ -13,9 +13,8 @@ from subprocess import Popen
 
 import psutil
 
-from helpers import reaper
+from helpers import ledger, reaper
 from helpers.checks.exercise import Answer, Evidence
-from helpers.ledger import Ledger
 from helpers.status import Status
 
 DEADLINE = 18.0  # seconds; a check has promised to answer in twenty
@@ -72,16 +71,16 @@ def _progress(here: Path) -> str:
     if _report(here).exists():
         return "ready"
     with contextlib.suppress(OSError):
-        if ledger := _ledger(here):
-            done, sent = ledger.count("finished"), ledger.count("accepted")
+        if path := _ledger(here):
+            done, sent = ledger.count(path, "finished"), ledger.count(path, "accepted")
             return f"{done} of {sent} finished"
     return "starting"
 
 
-def _ledger(here: Path) -> Ledger | None:
+def _ledger(here: Path) -> Path | None:
     """The newest ledger of an arm: an experiment may need several stacks."""
     found = sorted(here.glob(".*/ledger.jsonl"), key=lambda path: path.stat().st_mtime)
-    return Ledger(found[-1]) if found else None
+    return found[-1] if found else None
 
 
 def _evidence(here: Path, process: Popen[bytes]) -> Evidence:
@@ -108,9 +107,9 @@ def _stuck(here: Path, process: Popen[bytes]) -> str:
 
 
 def _running(here: Path) -> str:
-    ledger = _ledger(here)
+    path = _ledger(here)
     open_tasks: dict[str, str] = {}
-    for event in ledger.read() if ledger else []:
+    for event in ledger.read(path) if path else []:
         if event["event"] == "started":
             open_tasks[event["id"]] = event["task"]
         elif event["event"] in ("finished", "failed", "retried"):

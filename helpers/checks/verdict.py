@@ -41,7 +41,7 @@ def decide(exercise: Exercise, answer: Answer, given: Evidence, yours: Evidence)
     return Verdict(
         NOT_YET,
         wrong.expected,
-        wrong.seen + _unfinished(outcomes[-1]),
+        wrong.seen + _unfinished(*outcomes),
         named[0] if named else "",
         tuple(outcomes),
         count,
@@ -55,8 +55,11 @@ def _panel(evidence: Evidence, title: str, *, passed: bool) -> Outcome:
     return outcome
 
 
-def _unfinished(outcome: Outcome) -> str:
-    running = outcome.table[outcome.table["where"].eq("running")]
-    if running.empty:
-        return ""
-    return f"; never finished: {', '.join(sorted(set(running['task'])))}"
+def _unfinished(given: Outcome, yours: Outcome) -> str:
+    """Tasks that run in this answer only: what is given may leave some running on purpose."""
+    running = sorted(_running(yours) - _running(given))
+    return f"; never finished: {', '.join(running)}" if running else ""
+
+
+def _running(outcome: Outcome) -> set[str]:
+    return set(outcome.table.loc[outcome.table["where"].eq("running"), "task"])

@@ -102,6 +102,7 @@ ANSWERS = {
             "retry": SHOP.replace(
                 "@app.task", "@app.task(autoretry_for=(Exception,), retry_backoff=True)"
             ),
+            "a quick bank": SHOP.replace("    time.sleep(bank)", "    pass"),
             "shorter timeout": SHOP.replace('"visibility_timeout": 3', '"visibility_timeout": 1'),
             "late ack, an hour": LATE.replace(
                 '"visibility_timeout": 3', '"visibility_timeout": 3600'
