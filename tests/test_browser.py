@@ -1,4 +1,4 @@
-"""A notebook as a learner meets it: JupyterLab in a real browser, Run All."""
+"""The pages as a learner meets them: JupyterLab in a real browser."""
 
 import json
 import os
@@ -15,18 +15,21 @@ import nbformat
 import pytest
 
 from helpers import store
-from tests.conftest import wait_until_gone
+from tests.conftest import processes_in, wait_until_gone
 
-NOTEBOOK = "03_evict_the_queue.ipynb"
+NOTEBOOK = "notebooks/03_evict_the_queue.ipynb"
+LAB = "labs/lab_06_hang_a_chord.ipynb"
 CURRENT = "window.jupyterapp.shell.currentWidget"
 KERNEL = f"{CURRENT}?.sessionContext?.session?.kernel"
+IDLE = f"{KERNEL}?.status === 'idle'"
 
 
 @pytest.fixture
-def notebooks(tmp_path: Path) -> Path:
-    """A copy of the notebooks, without outputs: what is seen afterwards comes from this run."""
-    copy = tmp_path / "notebooks"
-    shutil.copytree(store.ROOT / "notebooks", copy)
+def course(tmp_path: Path) -> Path:
+    """A copy of the course, without outputs: what is seen afterwards comes from this run."""
+    copy = tmp_path / "the course"
+    for folder in ("notebooks", "labs"):
+        shutil.copytree(store.ROOT / folder, copy / folder)
     notebook = nbformat.read(copy / NOTEBOOK, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -36,8 +39,8 @@ def notebooks(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def address(chromium: str, tmp_path: Path, notebooks: Path) -> Iterator[str]:
-    """The address of a running JupyterLab that has the notebook open."""
+def address(chromium: str, tmp_path: Path, course: Path) -> Iterator[str]:
+    """The address of a running JupyterLab, ready to take the path of a notebook."""
     settings = tmp_path / "settings"
     news = settings / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     news.parent.mkdir(parents=True)
@@ -56,7 +59,7 @@ def address(chromium: str, tmp_path: Path, notebooks: Path) -> Iterator[str]:
             [
                 *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
                 *("--ServerApp.ip=127.0.0.1", "--ServerApp.port=0"),
-                f"--ServerApp.root_dir={notebooks}",
+                f"--ServerApp.root_dir={course}",
                 "--LabApp.expose_app_in_browser=True",
             ],
             env=environment,
@@ -82,10 +85,40 @@ def wait_for_address(tmp_path: Path, server: subprocess.Popen[bytes]) -> str:
         for path in tmp_path.glob(f"runtime_dir/jpserver-{server.pid}.json"):
             if told := path.read_text():
                 known = json.loads(told)
-                return f"{known['url']}lab/tree/{NOTEBOOK}?reset&token={known['token']}"
+                return f"{known['url']}lab/tree/{{}}?reset&token={known['token']}"
         in_time = server.poll() is None and time.monotonic() < deadline
         assert in_time, (tmp_path / "lab.log").read_text()
         time.sleep(0.1)
+
+
+def open_notebook(tab: Any, address: str, path: str) -> None:
+    tab.goto(address.format(path))
+    wait(tab, f"{IDLE} && {CURRENT}.content.widgets.length > 0", 60)
+
+
+def run(tab: Any, command: str) -> None:
+    """Start a command of JupyterLab, as from its menu."""
+    tab.evaluate(f"() => {{ window.jupyterapp.commands.execute('notebook:{command}') }}")
+
+
+def code_cell(tab: Any, text: str) -> Any:
+    """The code cell in whose source `text` stands, in view."""
+    number = tab.evaluate(
+        f"text => {CURRENT}.content.widgets.findIndex(it => it.model.type === 'code' && "
+        "it.model.sharedModel.source.includes(text))",
+        text,
+    )
+    assert number >= 0, text
+    tab.evaluate(f"number => {CURRENT}.content.scrollToItem(number)", number)
+    return tab.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{number}']")
+
+
+def run_cell(tab: Any, text: str) -> Any:
+    """Click into a cell, and run it by keyboard."""
+    cell = code_cell(tab, text)
+    cell.locator(".cm-content").click()
+    tab.keyboard.press("Control+Enter")
+    return cell
 
 
 def wait(page: Any, condition: str, seconds: float) -> None:
@@ -113,15 +146,13 @@ def photograph(page: Any, folder: Path) -> None:
 
 @pytest.mark.timeout(240)
 def test_run_all_in_a_real_browser(address: str, tab: Any, tmp_path: Path) -> None:
-    tab.goto(address)
-    wait(tab, f"{KERNEL}?.status === 'idle' && {CURRENT}.content.widgets.length > 0", 60)
-    tab.evaluate("{ window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+    open_notebook(tab, address, NOTEBOOK)
+    run(tab, "run-all-cells")
     code = f"{CURRENT}.content.widgets.map(it => it.model).filter(it => it.type === 'code')"
     failed = "Array.from(it.sharedModel.outputs).some(out => out.output_type === 'error')"
     wait(
         tab,
-        f"{KERNEL}?.status === 'idle' && "
-        f"({code}.every(it => it.executionCount) || {code}.some(it => {failed}))",
+        f"{IDLE} && ({code}.every(it => it.executionCount) || {code}.some(it => {failed}))",
         150,
     )
 
@@ -157,3 +188,74 @@ def test_run_all_in_a_real_browser(address: str, tab: Any, tmp_path: Path) -> No
     assert tab.evaluate(ask) == str(before + 1)
     assert tab.locator(".widget-readout").last.inner_text() == str(before + 1)
     assert tab.errors == []
+
+
+# Looks at the output of the cell that runs, as often as it is painted.
+WATCH = """cell => {
+    window.seen = [];
+    const look = () => {
+        const output = cell.querySelector(".jp-OutputArea-output");
+        window.seen.push([output ? output.offsetHeight : 0, output ? output.innerText : ""]);
+        window.watching = requestAnimationFrame(look);
+    };
+    look();
+}"""
+
+
+@pytest.mark.timeout(180)
+def test_a_lab_done_by_typing(address: str, tab: Any) -> None:
+    open_notebook(tab, address, LAB)
+    run_cell(tab, "check = Lab(")
+    run_cell(tab, "guess = predict(")
+    shop = code_cell(tab, "%%writefile shop.py")
+    shop.locator(".cm-line", has_text="@app.task").first.click()
+    tab.keyboard.press("End")
+    tab.keyboard.type("(acks_late=True)", delay=20)
+    tab.keyboard.press("Control+Enter")
+    checking = run_cell(tab, "check.fire_the_body(")
+    checking.evaluate(WATCH)
+    said = checking.locator(".jp-OutputArea-output").filter(has_text="fire the body: ")
+    said.wait_for(timeout=60_000)
+    assert "✔ fire the body: correct" in said.inner_text()
+
+    heights = [height for height, _ in tab.evaluate("window.seen")]
+    lines = {text for _, text in tab.evaluate("window.seen") if "running live" in text}
+    assert len(lines) >= 3, "the status line moves"
+    shown = heights[next(number for number, height in enumerate(heights) if height) :]
+    assert min(shown) == shown[0], "no frame without it, none in which the page jumps back"
+    assert tab.errors == []
+
+
+SETTLES = "evicted = stack.settle("
+
+
+def run_until_it_settles(tab: Any) -> None:
+    """Run All, until the first experiment is under way: the cells above have run, this has not."""
+    run(tab, "run-all-cells")
+    cells = f"{CURRENT}.content.widgets.map(it => it.model).filter(it => it.type === 'code')"
+    here = f"{cells}.findIndex(it => it.sharedModel.source.startsWith('{SETTLES}'))"
+    wait(
+        tab,
+        f"{KERNEL}?.status === 'busy' && {cells}[{here}].executionCount === null && "
+        f"{cells}.slice(0, {here}).every(it => it.executionCount)",
+        60,
+    )
+
+
+@pytest.mark.timeout(180)
+def test_interrupt_and_restart_in_an_experiment(address: str, tab: Any, tmp_path: Path) -> None:
+    open_notebook(tab, address, NOTEBOOK)
+    run_until_it_settles(tab)
+    run(tab, "interrupt-kernel")
+    wait(tab, IDLE, 20)
+    cells = tab.evaluate(f"{CURRENT}.content.model.toJSON()")["cells"]
+    errors = [it["ename"] for cell in cells for it in cell.get("outputs", []) if "ename" in it]
+    assert errors == ["KeyboardInterrupt"]
+
+    run_cell(tab, SETTLES).locator("img").wait_for(timeout=60_000)
+    run_until_it_settles(tab)
+    places = list(tmp_path.glob("where-did-my-task-go-*"))
+    assert any(processes_in(place) for place in places)
+    run(tab, "restart-kernel")
+    tab.keyboard.press("Enter")  # yes, restart
+    assert [left for place in places for left in wait_until_gone(place)] == []
