@@ -16,6 +16,7 @@
 # NEXT="kombu~=5.6.0 celery~=5.6.0"  test-next: with these instead of the newest
 
 NOTEBOOKS ?= notebooks/*.ipynb
+FIRST = notebooks/00_start_here.ipynb
 LABS ?= labs/solutions/*.ipynb
 TIMES ?= 10
 python := .venv/bin/python
@@ -27,7 +28,7 @@ export PYTHON
 lab:
 	@sh helpers/make_env.sh lab
 	@$(python) -m helpers.doctor
-	PATH="$$PWD/.venv/bin:$$PATH" $(python) -m jupyterlab $(LAB_ARGS) notebooks/00_start_here.ipynb
+	PATH="$$PWD/.venv/bin:$$PATH" $(python) -m jupyterlab --LabApp.default_url=/lab/tree/$(FIRST) $(LAB_ARGS)
 
 test:
 	@sh helpers/make_env.sh dev
