@@ -36,7 +36,7 @@ html_theme_options = {
 html_copy_source = False
 html_use_index = False
 
-PARTS = {"The course": "notebooks/", "Labs": "labs/"}
+PARTS = {"The course": "notebooks/", "Labs": "labs/", "The project": "CONTRIBUTING"}
 
 
 def add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
