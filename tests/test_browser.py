@@ -19,7 +19,7 @@ from tests.conftest import processes_in, wait_until_gone
 
 NOTEBOOK = "notebooks/03_evict_the_queue.ipynb"
 LAB = "labs/lab_06_hang_a_chord.ipynb"
-CURRENT = "window.jupyterapp.shell.currentWidget"
+CURRENT = "window.jupyterapp?.shell.currentWidget"
 KERNEL = f"{CURRENT}?.sessionContext?.session?.kernel"
 IDLE = f"{KERNEL}?.status === 'idle'"
 
