@@ -92,8 +92,9 @@ def depth(server: RedisServer, db: int = 0) -> pd.DataFrame:
 def unacked(server: RedisServer, db: int = 0) -> pd.DataFrame:
     """Messages that a worker took and has not acknowledged: delivery tag, task, age in seconds."""
     with _reader(server, db) as client:
-        # In one step, or a message that comes between would have no score.
-        pipe = client.pipeline().hgetall("unacked")
+        # At once, or a message that comes between would have no score. Not with MULTI: a full Redis
+        # refuses to queue even a reading command (`server.c: processCommand`, reject_cmd_on_oom).
+        pipe = client.pipeline(transaction=False).hgetall("unacked")
         held, index = pipe.zrange("unacked_index", 0, -1, withscores=True).execute()
     index = dict(index)
     now = time.time()

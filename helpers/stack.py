@@ -237,7 +237,7 @@ class Stack:
                 )
                 logs = "".join(f"\n\n{w.name}:\n{w.log.tail()}" for w in self.workers)
                 raise StackError(
-                    f"task {result.id} was not {moment} within {timeout:g} s.{why}{logs}"
+                    f"task {result.id} was not {moment} within {timeout:.1f} s.{why}{logs}"
                 )
             time.sleep(0.01)
 

@@ -168,3 +168,15 @@ def test_what_a_worker_does_by_the_clock_is_no_task(stack: Stack) -> None:
     assert (table["cause"] == "timer").any()
     left = set(table.loc[table["cause"] == "task", "command"])
     assert left <= {"BRPOP", "PSUBSCRIBE"}  # it asks for work, and listens for remote control
+
+
+def test_a_full_server_can_be_read(stack: Stack) -> None:
+    stack.start_worker("--concurrency=1")
+    shop = stack.load("shop")
+    nap = shop.nap.delay(60)
+    stack.wait_for("started", nap)
+    waiting = shop.nap.apply_async((0,), queue="later")
+    stack.redis.config_set("maxmemory", "100kb")
+    assert list(lens.depth(stack.redis)["waiting"]) == [1]
+    assert set(lens.unacked(stack.redis)["id"]) <= {nap.id}
+    assert stack.settle(timeout=1).counts["queued"] == 1, waiting.id

@@ -139,7 +139,14 @@ def test_it_builds_without_a_network(site: Path) -> None:
 
 def test_every_page_is_there_and_no_solution(site: Path, pages: dict[Path, BeautifulSoup]) -> None:
     root = site.parents[len(HTML.parts) - 1]
-    names = ("README.md", "notebooks/*.ipynb", "notebooks/*.md", "labs/*.ipynb", "labs/*.md")
+    names = (
+        "README.md",
+        "CONTRIBUTING.md",
+        "notebooks/*.ipynb",
+        "notebooks/*.md",
+        "labs/*.ipynb",
+        "labs/*.md",
+    )
     sources = [path.relative_to(root) for name in names for path in root.glob(name)]
     expected = {site / path.with_suffix(".html") for path in sources}
     assert set(pages) == expected | {site / "index.html", site / "search.html"}
@@ -149,7 +156,7 @@ def test_every_page_is_there_and_no_solution(site: Path, pages: dict[Path, Beaut
 def test_the_sidebar_has_the_course_in_its_order(pages: dict[Path, BeautifulSoup]) -> None:
     for path, page in pages.items():
         captions = [caption.get_text(strip=True) for caption in page.select("nav .caption")]
-        assert captions == ["The course", "Labs"], path
+        assert captions == ["The course", "Labs", "The project"], path
         entries = [link.get_text(strip=True) for link in page.select("nav .toctree-l1 > a")]
         numbered = [entry for entry in entries if entry[0].isdigit()]
         assert numbered == sorted(numbered) == entries[: len(numbered)], path

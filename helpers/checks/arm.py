@@ -40,10 +40,12 @@ def run(lab: str, name: str, here: Path) -> Evidence:
 
 def _evidence(stack: Stack, facts: dict[str, object]) -> Evidence:
     counted = census(stack)
+    if counted is None:
+        return Evidence(error="the broker does not answer, so nothing can be counted")
     history = stack.ledger.read()
     if history.torn or history.missing:
         return Evidence(error="the ledger is damaged, so nothing can be counted")
-    found = counted and {
+    found = {
         "wall": counted.wall,
         "queued": counted.queued,
         "unacked": [[entry.tag, entry.task_id, entry.since] for entry in counted.unacked],

@@ -101,15 +101,14 @@ class Check:
             print(f"  stuck? check.{self._exercise.name}.hint()")
         fates = [outcome.counts for outcome in verdict.outcomes]
         if len(fates) == 2 and fates[0] == fates[1]:
-            if verdict.status == NOT_YET:
-                print(f"  the fates were the same in both runs: {verdict.outcomes[0].finding}")
+            print(f"  the fates were the same in both runs: {verdict.outcomes[0].finding}")
         elif fates:
             plots.fates(*verdict.outcomes)
 
     def hint(self) -> None:
         """Print the next hint. The last one is nearly the answer."""
         hints = self._exercise.hints
-        number = min(self._progress.hint(self._exercise.name), len(hints))
+        number = self._progress.hint(self._exercise.name, len(hints))
         print(f"hint {number} of {len(hints)}: {hints[number - 1]}")
         if number == len(hints):
             print(f"after that: check.{self._exercise.name}.solution()")

@@ -1,5 +1,6 @@
 """Lab 03, evict the queue."""
 
+import json
 import random
 import re
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from celery.signals import before_task_publish
 
 from helpers.checks.bench import load_function, make_tables, member, rows
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
@@ -213,7 +215,10 @@ SHARE = Exercise(
         Misconception(
             "more memory moves the moment at which it is full. It does not change what happens "
             "then.",
-            lambda _, evidence: not 0 < sum(evidence.facts["memory"]) <= MOST_MEMORY,
+            lambda _, evidence: (
+                not 0 < sum(evidence.facts["memory"]) <= MOST_MEMORY
+                and (evidence.facts["orders_waiting"] < ORDERS or evidence.facts["flood_lost"] > 0)
+            ),
         ),
         Misconception(
             "a server of its own does not stop eviction. When orders fill it, an allkeys policy "
@@ -249,7 +254,7 @@ def place_orders(numbers):
         except Exception:
             pass  # the customer shall not see an error
 """
-PLACED = 20
+PLACED, ORDER_PHOTO = 20, 100_000
 
 
 def _full_for_two_seconds(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
@@ -258,6 +263,12 @@ def _full_for_two_seconds(answer: Answer, here: Path) -> tuple[Stack, dict[str, 
     make_tables(here, "charges (number)")
     stack = Stack(here, redis={"maxmemory": "3mb", "maxmemory-policy": "noeviction"})
     place_orders = member(stack.load("shop"), "place_orders")
+    sizes = []
+
+    def weigh(body: object, **_: object) -> None:
+        sizes.append(len(json.dumps(body)))
+
+    before_task_publish.connect(weigh)
     with ThreadPoolExecutor(1) as somebody:
         room = somebody.submit(_make_room, stack)
         place_orders(range(PLACED))
@@ -267,7 +278,8 @@ def _full_for_two_seconds(answer: Answer, here: Path) -> tuple[Stack, dict[str, 
     while len(rows(here, "charges", "number")) < PLACED and time.monotonic() < deadline:
         time.sleep(0.1)
     stack.settle(timeout=4, quiet=0.5)
-    return stack, {"charged": rows(here, "charges", "number")}
+    lightest = min(sizes, default=0)
+    return stack, {"charged": rows(here, "charges", "number"), "lightest": lightest}
 
 
 def _make_room(stack: Stack) -> None:
@@ -288,11 +300,14 @@ def _judge_placed(evidence: Evidence) -> Wrong | None:
     accepted = evidence.outcome("").accepted
     missing = sum(not charged.get(str(number)) for number in range(PLACED))
     twice = sum(times > 1 for times in charged.values())
-    if not missing and not twice and accepted >= PLACED:
+    light = evidence.facts["lightest"] < ORDER_PHOTO
+    if not missing and not twice and accepted >= PLACED and not light:
         return None
     return Wrong(
-        f"the broker accepted a task for each of the {PLACED} orders, and each is charged once",
-        f"accepted {accepted}, never charged {missing}, charged more than once {twice}",
+        f"the broker accepted a task, with its photo, for each of the {PLACED} orders, and each is "
+        "charged once",
+        f"accepted {accepted}, never charged {missing}, charged more than once {twice}"
+        + "; the photo does not travel with each order" * light,
     )
 
 
@@ -388,7 +403,9 @@ def _broker(here: Path, name: str, policy: str, pages: int, report: bool = False
 def _look(stack: Stack, incident: Callable[[redis.Redis], object]) -> dict[str, Any]:
     """What is true of one server, what the answer says, and whether it kept its hands off."""
     with stack.redis.client() as client:
-        truth = "evicts" if client.info("stats")["evicted_keys"] else "healthy"
+        memory, evicted = client.info("memory"), client.info("stats")["evicted_keys"]
+        full = memory["used_memory"] / memory["maxmemory"]
+        truth = "evicts" if evicted else "healthy"
         try:
             client.set("probe", 1)
         except redis.ResponseError:  # OOM command not allowed
@@ -400,6 +417,7 @@ def _look(stack: Stack, incident: Callable[[redis.Redis], object]) -> dict[str, 
         "case": stack.name,
         "said": said,
         "truth": truth,
+        "about": f"{memory['maxmemory_policy']}, {full:.0%} of maxmemory, {evicted} keys evicted",
         "used_queue": idle_after < idle,
         "wrote": changes_after != changes,
     }
@@ -421,8 +439,8 @@ def _judge_read(evidence: Evidence) -> Wrong | None:
     wrong = [server for server in servers if server["said"] != server["truth"]]
     if not wrong:
         return None
-    pairs = sorted({f'said "{one["said"]}", was "{one["truth"]}"' for one in wrong})
-    return Wrong(expected, f"{len(wrong)} of {len(servers)} wrong: {'; '.join(pairs)}")
+    pairs = [f'said "{one["said"]}", was "{one["truth"]}" ({one["about"]})' for one in wrong]
+    return Wrong(expected, f"{len(wrong)} of {len(servers)} wrong: {'; '.join(sorted(pairs))}")
 
 
 def _misread(case: str, said: str) -> Callable[[Answer, Evidence], bool]:

@@ -220,8 +220,8 @@ def _judge_once(evidence: Evidence) -> Wrong | None:
     killed, twice = charged.get("1", 0), charged.get("2", 0)
     return Wrong(
         expected,
-        f"order 1, whose worker died, charged {killed} times; order 2, sent twice, charged "
-        f"{twice} times; {evidence.outcome('').finding}",
+        f"charges of order 1, whose worker died: {killed}; of order 2, sent twice: {twice}; "
+        f"{evidence.outcome('').finding}",
     )
 
 
@@ -254,6 +254,13 @@ CHARGE_ONCE = Exercise(
                 and evidence.facts["starts"] > 1
                 and not _charges(evidence, 1)
                 and _charges(evidence, 2) == 1
+            ),
+        ),
+        Misconception(
+            "the order of the dead worker comes back when its visibility timeout is over, and that "
+            "was later than nine seconds.",
+            lambda _, evidence: (
+                "stranded" in evidence.outcome("").counts and _charges(evidence, 2) == 1
             ),
         ),
         Misconception(

@@ -47,10 +47,10 @@ class Progress:
                 self._since = time.monotonic()
         self._save(task, seen)
 
-    def hint(self, task: str) -> int:
-        """Count one more hint. Returns its number."""
+    def hint(self, task: str, most: int) -> int:
+        """Count one more hint, of `most`. Returns its number."""
         seen = self._load(task)
-        seen["hints"] += 1
+        seen["hints"] = min(seen["hints"] + 1, most)
         self._save(task, seen)
         return int(seen["hints"])
 

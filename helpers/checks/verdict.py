@@ -1,5 +1,6 @@
 """Decides a check from the evidence of both arms. Starts nothing, so it can be tried on records."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from helpers.checks.exercise import Answer, Evidence, Exercise
@@ -32,20 +33,30 @@ def decide(exercise: Exercise, answer: Answer, given: Evidence, yours: Evidence)
     count = exercise.count(given) if exercise.count else None
     outcomes = [_panel(given, "as given", passed=False)]
     if yours.error:
-        return Verdict(NOT_YET, broken.expected, yours.error, "", tuple(outcomes), count)
+        return Verdict(
+            NOT_YET, broken.expected, yours.error, _trap(exercise, answer, yours), count=count
+        )
     wrong = exercise.judge(yours)
     outcomes.append(_panel(yours, "yours", passed=wrong is None))
     if wrong is None:
         return Verdict(CORRECT, outcomes=tuple(outcomes), count=count)
-    named = [it.says for it in exercise.misconceptions if it.explains(answer, yours)]
     return Verdict(
         NOT_YET,
         wrong.expected,
         wrong.seen + _unfinished(*outcomes),
-        named[0] if named else "",
+        _trap(exercise, answer, yours),
         tuple(outcomes),
         count,
     )
+
+
+def _trap(exercise: Exercise, answer: Answer, evidence: Evidence) -> str:
+    """The first known misconception that explains a wrong answer, in words; else nothing."""
+    for misconception in exercise.misconceptions:
+        with suppress(LookupError, ValueError):  # an arm that did not end has no facts
+            if misconception.explains(answer, evidence):
+                return misconception.says
+    return ""
 
 
 def _panel(evidence: Evidence, title: str, *, passed: bool) -> Outcome:

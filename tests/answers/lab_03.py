@@ -243,6 +243,7 @@ ANSWERS = {
             "eager": PRODUCER.replace(
                 'Celery("shop")\n', 'Celery("shop")\napp.conf.task_always_eager = True\n'
             ),
+            "no photo": PRODUCER.replace("100_000", "1"),
             "purges": PRODUCER.replace("pass ", "app.control.purge() "),
             "raises": PRODUCER.replace("pass ", "raise "),
             "nothing at all": placing("    return\n"),
