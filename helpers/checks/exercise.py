@@ -64,6 +64,7 @@ class Exercise:
     value. `experiment` runs it, or a learner's answer, in an empty directory, and returns the stack
     and its facts. `judge` is the one test for both arms: the given one must fail it, an answer must
     pass it. `count` is the number that the page asks the learner to predict, of the given arm.
+    `fates` is False where the answer only looks: then the fates of its tasks say nothing about it.
     """
 
     name: str
@@ -75,3 +76,4 @@ class Exercise:
     file: str = ""
     count: Callable[[Evidence], int] | None = None
     misconceptions: Sequence[Misconception] = ()
+    fates: bool = True

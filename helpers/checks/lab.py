@@ -99,6 +99,8 @@ class Check:
             print(f"  {said}")
         if verdict.status == NOT_YET:
             print(f"  stuck? check.{self._exercise.name}.hint()")
+        if not self._exercise.fates:
+            return
         fates = [outcome.counts for outcome in verdict.outcomes]
         if len(fates) == 2 and fates[0] == fates[1]:
             print(f"  the fates were the same in both runs: {verdict.outcomes[0].finding}")

@@ -148,6 +148,7 @@ READ_THE_QUEUE = Exercise(
     experiment=_no_worker,
     judge=_judge_read,
     count=lambda evidence: len(evidence.facts["said"]),
+    fates=False,
     hints=(
         "Which lists does the broker hold? One queue is several of them when its messages have "
         "priorities: `lens.depth` in the notebook counts each.",
@@ -378,6 +379,7 @@ WHERE_IS_IT = Exercise(
     judge=_judge_where,
     # The unknown id was never sent.
     count=lambda evidence: list(evidence.facts["truth"].values()).count("nowhere") - 1,
+    fates=False,
     hints=(
         "A task without a result may wait in a list of the broker, lie in the hash `unacked`, or "
         "be in neither. The stub says the first of all three.",

@@ -176,6 +176,7 @@ FIND_THE_LOST = Exercise(
     experiment=_incident,
     judge=_judge_find,
     count=lambda evidence: list(evidence.facts["truth"].values()).count("lost"),
+    fates=False,
     hints=(
         "There are three places to look: the lists of the broker, its hash `unacked`, and the keys "
         "`celery-task-meta-<id>` of the result backend. Lost is what is in none of them.",

@@ -459,6 +459,7 @@ READ_THE_MEMORY = Exercise(
     experiment=_six_servers,
     judge=_judge_read,
     count=lambda evidence: sum(one["said"] == one["truth"] for one in evidence.facts["servers"]),
+    fates=False,
     hints=(
         "A policy says what a server would do when it is full. `INFO` says what it did, and how "
         "full it is. See `server.info('memory')` and `server.info('stats')`.",

@@ -415,6 +415,7 @@ WHO_SWEEPS = Exercise(
     experiment=_three_workers,
     judge=_judge_forecast,
     count=lambda evidence: round(evidence.facts["seconds"]),
+    fates=False,
     hints=(
         "Who can look at a message of a dead worker, and does a worker look at the messages of "
         "its own queues only?",

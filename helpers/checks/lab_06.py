@@ -425,6 +425,7 @@ FIND_THE_HANG = Exercise(
     experiment=_incident,
     judge=_judge_why,
     count=lambda evidence: sum(where.endswith(" lost") for where in evidence.facts["truth"]),
+    fates=False,
     hints=(
         "Ask in this order. Was the body sent? Is the count there? Only then: where is each part "
         "that has not reported?",
