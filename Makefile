@@ -2,7 +2,7 @@
 # make test         lint and every test
 # make notebooks    run the notebooks and store them with their results
 # make labs         run the labs' solutions, store them, and make the pages of the exercises
-# make test-labs    every answer to every lab, right and wrong, live, ten times (an hour)
+# make test-labs    every answer to every lab, right and wrong, live, ten times (two hours)
 # make grids        measure again what the notebooks show as stored
 # make take-home    write notebooks/settings.md from what make grids measured
 # make test-next    run the notebooks with the newest celery, kombu and redis
