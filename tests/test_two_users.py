@@ -46,7 +46,7 @@ with Stack(os.getcwd()) as stack:
     said = {
         "no password": tried(stranger.keys),
         "own password": tried(own.keys),
-        "shutdown": tried(stranger.shutdown),
+        "flush": tried(stranger.flushall),
         "directory": tried(lambda: os.listdir(place)),
         "redis.conf": tried((place / "redis" / "redis.conf").read_text),
         "environment": tried(pathlib.Path(f"/proc/{worker}/environ").read_bytes),
@@ -110,7 +110,7 @@ def test_neither_gets_into_the_others_stack(people: list[subprocess.Popen[str]])
         assert {name: said.partition(":")[0] for name, said in answer.items()} == {
             "no password": "AuthenticationError",
             "own password": "AuthenticationError",
-            "shutdown": "AuthenticationError",
+            "flush": "AuthenticationError",
             "directory": "PermissionError",
             "redis.conf": "PermissionError",
             "environment": "PermissionError",
