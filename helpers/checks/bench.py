@@ -13,6 +13,7 @@ from celery.result import AsyncResult
 
 from helpers.errors import StackError
 from helpers.fates import effects
+from helpers.ledger import Event
 from helpers.stack import Stack
 from helpers.worker import Worker
 
@@ -67,6 +68,19 @@ def ended(stack: Stack, result: AsyncResult) -> bool:
         event["id"] == result.id and event["event"] in ("finished", "failed")
         for event in stack.ledger.read()
     )
+
+
+def changes(stack: Stack) -> int:
+    """How often the data in the stack's Redis was changed so far, by whomever."""
+    return int(stack.redis.client().info("persistence")["rdb_changes_since_last_save"])
+
+
+def sent_by_hand(events: list[Event], task: str) -> int:
+    """How many tasks of a name the answer's own process sent, and no worker."""
+    workers = {event["pid"] for event in events if event["event"] in ("received", "ready")}
+    workers |= {event["pid"] for event in events if event["event"] in ("started", "finished")}
+    sent = [event for event in events if event["event"] == "attempted" and event["task"] == task]
+    return sum(event["pid"] not in workers for event in sent)
 
 
 def kill_between_sweeps(stack: Stack, worker: Worker) -> None:

@@ -103,7 +103,7 @@ class Check:
             return
         fates = [outcome.counts for outcome in verdict.outcomes]
         if len(fates) == 2 and fates[0] == fates[1]:
-            print(f"  the fates were the same in both runs: {verdict.outcomes[0].finding}")
+            print(f"  fates, the same in both runs: {verdict.outcomes[0].finding}")
         elif fates:
             plots.fates(*verdict.outcomes)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import lens
-from helpers.checks.bench import load_function, make_tables, rows, task_of
+from helpers.checks.bench import changes, load_function, make_tables, rows, task_of
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.errors import StackError
 from helpers.settle import census
@@ -79,9 +79,9 @@ def _no_worker(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
             order = charge.apply_async(args, queue=queue, priority=priority)
             sent[order.id] = args
             later += [order.id] if priority else []
-    before = _changes(stack)
+    before = changes(stack)
     said = _plain(load_function(here / "find.py", "waiting")(stack.redis.client()))
-    changes = _changes(stack) - before
+    changed = changes(stack) - before
     stack.start_worker("--concurrency=1", "--queues=celery,parcels", app="shop")
     stack.settle(timeout=10)
     charged = rows(here, "charges", "number")
@@ -89,14 +89,9 @@ def _no_worker(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
         "sent": sent,
         "later": later,
         "said": said,
-        "changes": changes,
+        "changes": changed,
         "charged": charged,
     }
-
-
-def _changes(stack: Stack) -> int:
-    """How often the data in Redis was changed so far, by whomever."""
-    return int(stack.redis.client().info("persistence")["rdb_changes_since_last_save"])
 
 
 def _plain(said: Any) -> Any:
@@ -110,14 +105,14 @@ def _plain(said: Any) -> Any:
 
 
 def _judge_read(evidence: Evidence) -> Wrong | None:
-    sent, said, changes = (evidence.facts[name] for name in ("sent", "said", "changes"))
+    sent, said, changed = (evidence.facts[name] for name in ("sent", "said", "changes"))
     expected = f"id and arguments of all {ORDERS} orders, nothing changed, and each charged once"
     charged = evidence.facts["charged"]
     once = sum(charged.get(str(order)) == 1 for order, _ in sent.values())
-    if changes or once < ORDERS:
+    if changed or once < ORDERS:
         return Wrong(
             expected,
-            f"your function changed the data in Redis, {changes} times; after that a worker "
+            f"your function changed the data in Redis, {changed} times; after that a worker "
             f"charged {once} of the {ORDERS} orders once",
         )
     found = [task_id for task_id in sent if task_id in said]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.checks.bench import (
+    changes,
     ended,
     kill_between_sweeps,
     load_function,
@@ -147,12 +148,12 @@ def _incident(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     sent = [order.id for order in (*quick, *running, *waiting)]
     random.shuffle(sent)
     whereabouts = load_function(here / "find.py", "whereabouts")
+    before = changes(stack)
     said = whereabouts(stack.redis.client(0), stack.redis.client(1), list(sent))
     if not isinstance(said, dict):
         raise StackError(f"whereabouts returned {type(said).__name__}, expected a dict by task id")
     said = {str(task_id): str(where) for task_id, where in said.items()}
-    after = stack.settle(timeout=1, quiet=0.1).table["fate"].to_dict()
-    return stack, {"truth": truth, "said": said, "touched": after != truth}
+    return stack, {"truth": truth, "said": said, "touched": changes(stack) != before}
 
 
 def _judge_find(evidence: Evidence) -> Wrong | None:

@@ -9,7 +9,15 @@ from celery import chord
 from celery.result import AsyncResult
 
 from helpers import lens
-from helpers.checks.bench import kill_between_sweeps, load_function, make_tables, member, rows
+from helpers.checks.bench import (
+    changes,
+    kill_between_sweeps,
+    load_function,
+    make_tables,
+    member,
+    rows,
+    sent_by_hand,
+)
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.stack import Stack
 
@@ -40,7 +48,7 @@ def total(prices, invoice):
 def send_invoice(invoice, orders):
     return chord([price.s(order) for order in orders])(total.s(invoice))
 """
-PARTS, CHILDREN = 4, 2
+PARTS, CHILDREN, LEAST = 4, 2, 0.9
 
 
 def _kill_in_the_header(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
@@ -90,6 +98,14 @@ def _judge_invoice(evidence: Evidence) -> Wrong | None:
             f"{CHILDREN} parts that run when the worker is killed",
             f"{facts['cut']}: a part has to take its second, and send_invoice must not wait",
         )
+    shortest = _shortest_part(evidence)
+    if shortest < LEAST:
+        return Wrong(
+            "parts that take their second, as somebody has to look each price up",
+            f"one that took {shortest:.1f} s",
+        )
+    if sent_by_hand(evidence.events, "shop.total"):
+        return Wrong("a chord that sends its body itself", "send_invoice has sent `total`")
     if facts["totals"] == {facts["expected"]: 1}:
         return None
     seen = ", ".join(f"{number} of {total}" for total, number in facts["totals"].items())
@@ -97,6 +113,18 @@ def _judge_invoice(evidence: Evidence) -> Wrong | None:
         f"one invoice over all {PARTS} orders, of {facts['expected']}, within ten seconds",
         f"invoices: {seen or 'none'}; {evidence.outcome('').finding}",
     )
+
+
+def _shortest_part(evidence: Evidence) -> float:
+    """Seconds from the start to the end of a part that finished; a second where none did."""
+    started: dict[tuple[str, int], float] = {}
+    seconds = [1.0]
+    for event in evidence.events:
+        if event["event"] == "started" and event["task"] == "shop.price":
+            started[event["id"], event["pid"]] = event["at"]
+        elif event["event"] == "finished" and (event["id"], event["pid"]) in started:
+            seconds.append(event["at"] - started[event["id"], event["pid"]])
+    return min(seconds)
 
 
 FIRE = Exercise(
@@ -229,6 +257,11 @@ def _judge_alarm(evidence: Evidence) -> Wrong | None:
         wrong.append("the invoice with the unknown order was written")
     if facts["invoices"].get(healthy) != 1 or facts["expected"] not in facts["totals"]:
         wrong.append("the healthy invoice is not right")
+    asked = evidence.outcome("").table["task"].eq("billing.price").sum()
+    if asked < 2 * PARTS:
+        wrong.append(f"{asked} of {2 * PARTS} orders were given to `price`")
+    if sent_by_hand(evidence.events, "billing.alarm"):
+        wrong.append("send_invoice has sent an alarm: it does not know which orders exist")
     if failing not in alarms:
         wrong.append("nobody was told of the invoice with the unknown order")
     if strangers := sorted(set(alarms) - {failing}):
@@ -350,7 +383,9 @@ def _incident(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
 
     fired = [send(price.s(9)) for _ in range(random.randint(1, 3))]
     waiting = [send(price.s(9).set(**unread)) for _ in range(4 - len(fired))]
-    uncounted = [send(price.s(9)), send(price.s(9).set(**unread))]
+    # Of the second no part reports either.
+    unread_parts = [price.s(order).set(**unread) for order in (8, 9)]
+    uncounted = [send(price.s(9)), chord(unread_parts)(shop.total.s())]
     with stack.results.client(1) as results:
         for one in uncounted:  # no worker yet, so nothing is counted before it is gone
             results.delete(f"celery-taskset-meta-{one.parent.id}.s")
@@ -372,14 +407,14 @@ def _incident(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     chords = [*fired, *waiting, *uncounted, broken, *cut, fetched]
     random.shuffle(chords)
     truth = [_truth(one, fates, one in uncounted) for one in chords]
-    before = _snapshot(stack)
+    before = changes(stack)
     why = load_function(here / "find.py", "why")
     clients = stack.redis.client(0), stack.results.client(1)
     said = []
     for one in chords:
         parts = [part.id for part in one.parent.results]
         said.append(str(why(*clients, one.parent.id, random.sample(parts, len(parts)))))
-    return stack, {"truth": truth, "said": said, "touched": _snapshot(stack) != before}
+    return stack, {"truth": truth, "said": said, "touched": changes(stack) != before}
 
 
 def _truth(body: AsyncResult, fates: dict[str, str], uncounted: bool) -> str:
@@ -390,15 +425,6 @@ def _truth(body: AsyncResult, fates: dict[str, str], uncounted: bool) -> str:
         return "count lost"
     gone = {"lost", "discarded"} & {fates[part.id] for part in body.parent.results}
     return "part lost" if gone else "waiting"
-
-
-def _snapshot(stack: Stack) -> dict[tuple[int, bytes], bytes]:
-    """Every key of both databases with its content."""
-    found = {}
-    for number in (0, 1):
-        with stack.redis.client(number, decode_responses=False) as client:
-            found |= {(number, key): client.dump(key) for key in client.scan_iter()}
-    return found
 
 
 def _judge_why(evidence: Evidence) -> Wrong | None:

@@ -130,6 +130,11 @@ def whereabouts(broker, results, sent):
                 "for message in broker.lrange(key, 0, -1):",
                 "while message := broker.rpop(key):",
             ),
+            "takes, and puts back": READ.replace(
+                "    for key in broker",
+                '    broker.lpush("celery", broker.rpop("celery"))\n    for key in broker',
+                1,
+            ),
             "purges": READ.replace("    return {", "    broker.flushdb()\n    return {"),
             "counts": """
 def whereabouts(broker, results, sent):

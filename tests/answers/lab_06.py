@@ -159,6 +159,12 @@ ANSWERS = {
         wrong={
             "sums what is there": on_send(SUM_WHAT_IS_THERE).replace("chord", "group", 1),
             "late ack, does nothing": LATE.replace("    return 10 * order", "    return 0"),
+            "the shop sends the body": on_send(
+                "    chord([price.s(order) for order in orders])(total.s(invoice))\n"
+                "    prices = [10 * order for order in orders]\n"
+                "    return total.apply_async((prices, invoice), countdown=2)\n"
+            ),
+            "late ack, no second": LATE.replace("time.sleep(1)", "time.sleep(0.6)"),
             "takes no time": SHOP.replace("time.sleep(1)", "pass"),
             "late ack on the body": on_total("acks_late=True"),
             "late ack on the message": on_send(
@@ -197,6 +203,16 @@ ANSWERS = {
         },
         wrong={
             "a price of 0": ZERO,
+            "the shop looks first": on_send(
+                "    if set(orders) - set(PRICES):\n        return alarm(None, invoice)\n"
+                "    return chord([price.s(order) for order in orders])(total.s(invoice))\n",
+                BILLING,
+            ),
+            "the shop sends the alarm": on_send(
+                "    if set(orders) - set(PRICES):\n        alarm.delay(None, invoice)\n"
+                "    return chord([price.s(order) for order in orders])(total.s(invoice))\n",
+                BILLING,
+            ),
             "alarm, and a price of 0": FROM_THE_PART.replace(
                 "PRICES[order]  #", "PRICES.get(order, 0)  #"
             ),
@@ -229,6 +245,16 @@ ANSWERS = {
             "puts the count back": READ.replace(
                 '        return "count lost"\n',
                 '        results.set(f"{key}.s", len(part_ids))\n        return "count lost"\n',
+            ),
+            "takes, and puts back": READ.replace(
+                "    there = set()\n",
+                "    there = set()\n"
+                '    for queue in broker.scan_iter(_type="list"):\n'
+                "        broker.lpush(queue, broker.rpop(queue))\n",
+            ),
+            "no count is fired": READ.replace(
+                'results.get(f"{key}.c") == "done"',
+                'not results.exists(f"{key}.j") and not results.exists(f"{key}.s")',
             ),
             "takes the messages": READ.replace(
                 "{json.loads(message)", "{json.loads(broker.rpop(queue))"
