@@ -61,7 +61,8 @@ def record(labs: list[str]) -> None:
             assert right(case, verdict), (case, verdict.status, verdict.seen)
             kept["/".join(case[1:])] = {name: asdict(arm) for name, arm in arms.items()}
             print(*case, verdict.status, flush=True)
-        packed = gzip.compress(json.dumps(kept).encode(), mtime=0)
+        text = json.dumps(kept).replace(sys.prefix, ".venv")  # tracebacks name files
+        packed = gzip.compress(text.encode(), mtime=0)
         (RECORDED / f"{lab}.json.gz").write_bytes(packed)
 
 
