@@ -118,7 +118,7 @@ def _rows(grids: Grids) -> Iterator[tuple[str, str, str, str, str]]:
         "`maxmemory-policy noeviction`, and no cache on this server",
         grids.default("maxmemory-policy"),
         f"a cache evicts the queue (`allkeys-lru`): {' → '.join(evicted)}",
-        f"a full server refuses writes: {refused:,.0f} of a cache that shared it",
+        f"a full server refuses writes: of a cache that shared it, {refused:,.0f} a run",
         _seen("03_evict_the_queue", "evict_policies"),
     )
     yield (
@@ -139,11 +139,11 @@ def _rows(grids: Grids) -> Iterator[tuple[str, str, str, str, str]]:
     )
     forgotten = "worker killed, late ack, default visibility timeout"
     yield (
-        "`visibility_timeout` just above the longest task or countdown",
+        "`visibility_timeout` a little above the longest task plus its longest wait",
         f"{grids.default('visibility_timeout')} s",
         "what a dead worker held comes back late: "
         + grids.chord(forgotten, "visibility timeout of 3 s", "late"),
-        "a task that takes longer runs again, beside itself",
+        "a message that is held longer runs again, beside itself",
         _seen(twice, chord, "chord_cases"),
     )
     delays = grids.runs["redelivery_delay"]
@@ -152,8 +152,8 @@ def _rows(grids: Grids) -> Iterator[tuple[str, str, str, str, str]]:
         "`unacked_restore_interval=1`, `unacked_restore_throttle=1`",
         f"{grids.default('unacked_restore_interval')} s, "
         + grids.default("unacked_restore_throttle"),
-        f"a long wait after the timeout, here {delays['visibility_timeout'].max()} s: up to "
-        f"{longest['default']:.0f} s → {longest['one second']:.0f} s",
+        f"a slow return after a crash, with a timeout of {delays['visibility_timeout'].max()} s: "
+        f"up to {longest['default']:.0f} s → {longest['one second']:.0f} s",
         "each worker looks once a second",
         _seen(twice, "redelivery_delay"),
     )
