@@ -180,11 +180,14 @@ class Stack:
         shared = set(_state._on_app_finalizers)
         try:
             spec.loader.exec_module(module)
+            apps = [value for value in vars(module).values() if isinstance(value, Celery)]
+            for app in apps:
+                app.finalize()  # now, while it is offered the file's own `@shared_task`s
         finally:
             _state._on_app_finalizers.intersection_update(shared)
-        app = next((value for value in vars(module).values() if isinstance(value, Celery)), None)
-        if app is None:
+        if not apps:
             raise StackError(f'{name}.py has no application: app = Celery("{name}")')
+        app = apps[0]
         addresses = ("broker_url", "broker_read_url", "broker_write_url")
         if any(app.conf[setting] for setting in addresses):
             warnings.warn(

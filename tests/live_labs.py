@@ -67,10 +67,10 @@ def record(labs: list[str]) -> None:
 
 
 def repeat(labs: list[str], times: int) -> int:
-    """Run each answer `times` times, two at once, and print a table. 1 if any came out wrong."""
+    """Run each answer `times` times, three at once, and print a table. 1 if any came out wrong."""
     runs = list(itertools.chain.from_iterable(itertools.repeat(list(cases(labs)), times)))
     said: dict[Case, Counter[str]] = {case: Counter() for case, _ in cases(labs)}
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(3) as pool:
         verdicts = pool.map(lambda run: check(*run, trial.DEADLINE)[0], runs)
         for number, ((case, _), verdict) in enumerate(zip(runs, verdicts, strict=True), 1):
             said[case][verdict.status] += 1

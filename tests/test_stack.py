@@ -132,6 +132,14 @@ def test_a_load_leaves_no_task_to_the_next_one(stack: Stack, shop_directory: Pat
     assert shop.app.tasks["shop.add"](3, 4) == 12
 
 
+def test_a_shared_task_belongs_to_the_file(stack: Stack, shop_directory: Path) -> None:
+    with (shop_directory / "shop.py").open("a") as file:
+        file.write("\nfrom celery import shared_task\n")
+        file.write("\n\n@shared_task\ndef double(n):\n    return 2 * n\n")
+    stack.start_worker("--concurrency=1")
+    assert stack.load("shop").double.delay(2).get(timeout=10) == 4
+
+
 def test_running_the_cell_again_replaces_the_stack(shop_directory: Path) -> None:
     pid = Stack(shop_directory).start_worker("--concurrency=1").pid  # nobody keeps this stack
     with Stack(shop_directory) as second:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -26,6 +27,7 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # as an import does: a dataclass looks itself up there
     spec.loader.exec_module(module)
     return member(module, name)
 
@@ -81,6 +83,31 @@ def sent_by_hand(events: list[Event], task: str) -> int:
     workers |= {event["pid"] for event in events if event["event"] in ("started", "finished")}
     sent = [event for event in events if event["event"] == "attempted" and event["task"] == task]
     return sum(event["pid"] not in workers for event in sent)
+
+
+def shortest_run(events: list[Event], task: str) -> float:
+    """Seconds from the start to the end of an execution that finished; infinite without one."""
+    started: dict[tuple[str, int], float] = {}
+    seconds = [float("inf")]
+    for event in events:
+        if event["event"] == "started" and event["task"] == task:
+            started[event["id"], event["pid"]] = event["at"]
+        elif event["event"] == "finished" and (event["id"], event["pid"]) in started:
+            seconds.append(event["at"] - started[event["id"], event["pid"]])
+    return min(seconds)
+
+
+def most_at_once(events: list[Event], ids: set[str]) -> int:
+    """How many executions of these tasks ran at the same time, at the most."""
+    running: set[tuple[str, int]] = set()
+    most = 0
+    for event in events:
+        if event["event"] == "started" and event["id"] in ids:
+            running.add((event["id"], event["pid"]))
+            most = max(most, len(running))
+        elif event["event"] in ("finished", "failed", "retried"):
+            running.discard((event["id"], event["pid"]))
+    return most
 
 
 def kill_between_sweeps(stack: Stack, worker: Worker) -> None:

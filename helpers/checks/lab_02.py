@@ -39,7 +39,7 @@ def charge(order, bank=0.2):
     with sqlite3.connect("shop.db") as database:
         database.execute("INSERT INTO charges VALUES (?)", (order,))
 """
-ORDERS = 5
+ORDERS, PATIENCE = 5, 10.0
 
 
 def _kill_in_the_middle(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
@@ -53,9 +53,10 @@ def _kill_in_the_middle(answer: Answer, here: Path) -> tuple[Stack, dict[str, An
     stack.wait_for("started", orders[1], timeout=6)
     time.sleep(0.5)
     kill_between_sweeps(stack, worker)
-    interrupted = not ended(stack, orders[1])
+    end = time.monotonic() + PATIENCE
+    interrupted = not ended(stack, orders[1]) and "1" not in rows(here, "charges", "number")
     stack.start_worker("--concurrency=1")
-    stack.settle(timeout=8, quiet=0.3)
+    stack.settle(timeout=end - time.monotonic(), quiet=0.3)
     return stack, {"interrupted": interrupted, "charged": rows(here, "charges", "number")}
 
 
@@ -63,14 +64,15 @@ def _judge_kill(evidence: Evidence) -> Wrong | None:
     if not evidence.facts["interrupted"]:
         return Wrong(
             "order 1 at the bank when the worker is killed",
-            "its task had ended by then: the bank takes its time, whatever the code says",
+            "its task had ended by then, or its row was there before the bank had answered: the "
+            "bank takes its time, whatever the code says",
         )
     charged = evidence.facts["charged"]
     missing = [number for number in range(ORDERS) if not charged.get(str(number))]
     if not missing:
         return None
     return Wrong(
-        f"each of the orders 0 to {ORDERS - 1} charged within ten seconds of the kill",
+        f"each of the orders 0 to {ORDERS - 1} charged within {PATIENCE:.0f} seconds of the kill",
         f"never charged: {', '.join(map(str, missing))}; {evidence.outcome('').finding}",
     )
 

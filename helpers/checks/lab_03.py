@@ -272,27 +272,35 @@ def _full_for_two_seconds(answer: Answer, here: Path) -> tuple[Stack, dict[str, 
     with ThreadPoolExecutor(1) as somebody:
         room = somebody.submit(_make_room, stack)
         place_orders(range(PLACED))
-        room.result()
+        tampered, raw = room.result()
     # An answer may still be sending, from a thread of its own.
     deadline = time.monotonic() + 3
     while len(rows(here, "charges", "number")) < PLACED and time.monotonic() < deadline:
         time.sleep(0.1)
     stack.settle(timeout=4, quiet=0.5)
-    lightest = min(sizes, default=0)
-    return stack, {"charged": rows(here, "charges", "number"), "lightest": lightest}
+    return stack, {
+        "charged": rows(here, "charges", "number"),
+        "lightest": min([*sizes, *raw], default=0),
+        "tampered": tampered,
+    }
 
 
-def _make_room(stack: Stack) -> None:
+def _make_room(stack: Stack) -> tuple[bool, list[int]]:
+    """Whether somebody else has made room before, and the sizes of the messages that wait."""
     deadline = time.monotonic() + 5
     with stack.redis.client() as client:
+        settings = client.config_get("maxmemory*")
         while time.monotonic() < deadline:
             memory = client.info("memory")
             if memory["used_memory"] > 0.9 * memory["maxmemory"]:
                 break
             time.sleep(0.02)
-    time.sleep(2)
+        time.sleep(2)
+        tampered = client.config_get("maxmemory*") != settings
+        raw = [len(message) for message in client.lrange("celery", 0, -1)]
     stack.redis.config_set("maxmemory", "100mb")
     stack.start_worker("--concurrency=1", app="shop")
+    return tampered, raw
 
 
 def _judge_placed(evidence: Evidence) -> Wrong | None:
@@ -301,13 +309,15 @@ def _judge_placed(evidence: Evidence) -> Wrong | None:
     missing = sum(not charged.get(str(number)) for number in range(PLACED))
     twice = sum(times > 1 for times in charged.values())
     light = evidence.facts["lightest"] < ORDER_PHOTO
-    if not missing and not twice and accepted >= PLACED and not light:
+    tampered = evidence.facts["tampered"]
+    if not missing and not twice and accepted >= PLACED and not light and not tampered:
         return None
     return Wrong(
         f"the broker accepted a task, with its photo, for each of the {PLACED} orders, and each is "
         "charged once",
         f"accepted {accepted}, never charged {missing}, charged more than once {twice}"
-        + "; the photo does not travel with each order" * light,
+        + "; the photo does not travel whole with each order" * light
+        + "; somebody has changed the memory of the broker" * tampered,
     )
 
 

@@ -17,6 +17,7 @@ from helpers.checks.bench import (
     member,
     rows,
     sent_by_hand,
+    shortest_run,
 )
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.stack import Stack
@@ -48,7 +49,7 @@ def total(prices, invoice):
 def send_invoice(invoice, orders):
     return chord([price.s(order) for order in orders])(total.s(invoice))
 """
-PARTS, CHILDREN, LEAST = 4, 2, 0.9
+PARTS, CHILDREN, LEAST, AT_ONCE = 4, 2, 0.9, 3.0
 
 
 def _kill_in_the_header(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
@@ -73,11 +74,13 @@ def _kill_in_the_header(answer: Answer, here: Path) -> tuple[Stack, dict[str, An
     while _ids(stack, "started") & _unacked(stack) and time.monotonic() < deadline:
         time.sleep(0.01)
     kill_between_sweeps(stack, worker)
+    early = sum(rows(here, "invoices", "total").values())
     cut = _ids(stack, "started") - _ids(stack, "finished") - _ids(stack, "failed")
     stack.start_worker(f"--concurrency={PARTS}")
     stack.settle(timeout=10, quiet=0.3)
     return stack, {
         "cut": len(cut),
+        "early": early,
         "totals": rows(here, "invoices", "total"),
         "expected": str(10 * sum(orders)),
     }
@@ -98,15 +101,18 @@ def _judge_invoice(evidence: Evidence) -> Wrong | None:
             f"{CHILDREN} parts that run when the worker is killed",
             f"{facts['cut']}: a part has to take its second, and send_invoice must not wait",
         )
-    shortest = _shortest_part(evidence)
+    shortest = shortest_run(evidence.events, "shop.price")
     if shortest < LEAST:
         return Wrong(
             "parts that take their second, as somebody has to look each price up",
             f"one that took {shortest:.1f} s",
         )
-    if sent_by_hand(evidence.events, "shop.total"):
-        return Wrong("a chord that sends its body itself", "send_invoice has sent `total`")
-    if facts["totals"] == {facts["expected"]: 1}:
+    if facts["early"] or sent_by_hand(evidence.events, "shop.total"):
+        return Wrong(
+            "a chord that sends its body itself, when all parts are done",
+            "send_invoice has sent `total`, or called it",
+        )
+    if facts["totals"] == {facts["expected"]: 1} and _ran(evidence, "shop.total"):
         return None
     seen = ", ".join(f"{number} of {total}" for total, number in facts["totals"].items())
     return Wrong(
@@ -115,16 +121,9 @@ def _judge_invoice(evidence: Evidence) -> Wrong | None:
     )
 
 
-def _shortest_part(evidence: Evidence) -> float:
-    """Seconds from the start to the end of a part that finished; a second where none did."""
-    started: dict[tuple[str, int], float] = {}
-    seconds = [1.0]
-    for event in evidence.events:
-        if event["event"] == "started" and event["task"] == "shop.price":
-            started[event["id"], event["pid"]] = event["at"]
-        elif event["event"] == "finished" and (event["id"], event["pid"]) in started:
-            seconds.append(event["at"] - started[event["id"], event["pid"]])
-    return min(seconds)
+def _ran(evidence: Evidence, task: str) -> bool:
+    """Whether a worker has finished such a task."""
+    return any(e["event"] == "finished" and e["task"] == task for e in evidence.events)
 
 
 FIRE = Exercise(
@@ -228,17 +227,24 @@ def _unknown_order(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     make_tables(here, "invoices (number, total)", "alarms (invoice)")
     stack = Stack(here)
     send_invoice = member(stack.load("billing"), "send_invoice")
-    stack.start_worker(f"--concurrency={CHILDREN}")
     healthy, failing = random.sample(range(100, 1000), 2)
     orders = random.sample(range(1, 6), PARTS)
     unknown = [*random.sample(range(1, 6), PARTS - 1), random.randint(6, 99)]
     random.shuffle(unknown)
     sendings = [(healthy, orders), (failing, unknown)]
     random.shuffle(sendings)
+    began = time.monotonic()
     for sending in sendings:
         send_invoice(*sending)
+    seconds = time.monotonic() - began
+    # No worker runs so far, so nothing has failed, and nobody can know of it.
+    early = sum(rows(here, "alarms", "invoice").values())
+    early += sent_by_hand(stack.ledger.read(), "billing.alarm")
+    stack.start_worker(f"--concurrency={CHILDREN}")
     stack.settle(timeout=5)
     return stack, {
+        "seconds": seconds,
+        "early": early,
         "healthy": str(healthy),
         "failing": str(failing),
         "expected": str(10 * sum(orders)),
@@ -260,8 +266,10 @@ def _judge_alarm(evidence: Evidence) -> Wrong | None:
     asked = evidence.outcome("").table["task"].eq("billing.price").sum()
     if asked < 2 * PARTS:
         wrong.append(f"{asked} of {2 * PARTS} orders were given to `price`")
-    if sent_by_hand(evidence.events, "billing.alarm"):
-        wrong.append("send_invoice has sent an alarm: it does not know which orders exist")
+    if facts["seconds"] > AT_ONCE:
+        wrong.append(f"send_invoice took {facts['seconds']:.1f} s: it must not wait")
+    if facts["early"]:
+        wrong.append("an alarm before any order was looked up: send_invoice has no prices")
     if failing not in alarms:
         wrong.append("nobody was told of the invoice with the unknown order")
     if strangers := sorted(set(alarms) - {failing}):

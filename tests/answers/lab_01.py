@@ -207,6 +207,11 @@ def where(broker, results, task_id):
             "lost": WHERE.replace('"nowhere"', '"lost"'),
             "all the rest runs": WHERE.replace('"nowhere"', '"unacked"'),
             "takes the messages": WHERE.replace(LOOK, "while raw := broker.rpop(key):"),
+            "takes, and puts back": WHERE.replace(
+                LOOK,
+                "for _ in range(broker.llen(key)):\n            raw = broker.rpop(key)\n"
+                "            broker.lpush(key, raw)",
+            ),
             "never returns": """
 def where(broker, results, task_id):
     while results.get(f"celery-task-meta-{task_id}") is None:

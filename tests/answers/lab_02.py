@@ -12,6 +12,8 @@ SWALLOW = """\
     except BaseException:
         return
 """
+FIRST = SHOP[SHOP.index("    time.sleep(bank)") : SHOP.index("    with sqlite3")]
+CHARGED_FIRST = SHOP.replace(FIRST, "") + FIRST
 ENDLESS = """\
     while True:
         time.sleep(1)
@@ -93,8 +95,15 @@ ANSWERS = {
             "late ack, faster sweep": LATE.replace(
                 '"unacked_restore_interval": 1', '"unacked_restore_interval": 0.5'
             ),
+            "a shared task": LATE.replace("import Celery", "import Celery, shared_task").replace(
+                "@app.task", "@shared_task"
+            ),
+            "late ack, seven seconds": LATE.replace(
+                '"visibility_timeout": 3', '"visibility_timeout": 7'
+            ),
         },
         wrong={
+            "charged first": CHARGED_FIRST,
             "late ack, does nothing": LATE.replace(INSERT, "pass"),
             "reject on worker lost": SHOP.replace(
                 "@app.task", "@app.task(reject_on_worker_lost=True)"

@@ -243,6 +243,14 @@ ANSWERS = {
             "eager": PRODUCER.replace(
                 'Celery("shop")\n', 'Celery("shop")\napp.conf.task_always_eager = True\n'
             ),
+            "compressed": PRODUCER.replace(
+                'Celery("shop")\n', 'Celery("shop")\napp.conf.task_compression = "gzip"\n'
+            ),
+            "makes room": PRODUCER.replace(
+                "    for number in",
+                "    broker = app.connection().default_channel.client\n"
+                '    broker.config_set("maxmemory", "100mb")\n    for number in',
+            ),
             "no photo": PRODUCER.replace("100_000", "1"),
             "purges": PRODUCER.replace("pass ", "app.control.purge() "),
             "raises": PRODUCER.replace("pass ", "raise "),

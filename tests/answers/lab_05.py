@@ -20,6 +20,11 @@ def configured(line: str, shop: str = TIMEOUT_SHOP) -> str:
     return shop.replace(CONFIGURED, f"{CONFIGURED}{line}\n")
 
 
+def charged_first(shop: str) -> str:
+    bank = shop[shop.index("    time.sleep") : shop.index("    with sqlite3")]
+    return shop.replace(bank, "") + bank
+
+
 UPDATED = (
     TIMEOUT_SHOP
     + """
@@ -101,6 +106,20 @@ LEASE = """\
             pay(database, order)
             database.commit()
 """
+LEASE_OR_RETRY = once(
+    """\
+    if not store().set(f"order-{order}", "mine", nx=True, ex=3):
+        raise self.retry(countdown=0.5, max_retries=20)
+    try:
+        with sqlite3.connect("shop.db", timeout=30) as database:
+            found = database.execute("SELECT 1 FROM charges WHERE number = ?", (order,))
+            if not found.fetchone():
+                pay(database, order)
+    finally:
+        store().delete(f"order-{order}")
+""",
+    REDIS,
+).replace(BARE, BARE.replace("acks_late", "bind=True, acks_late").replace("(order", "(self, order"))
 
 LOOK = """\
     with sqlite3.connect("shop.db", timeout=30) as database:
@@ -210,6 +229,33 @@ FROM_KOMBU = find("""\
     first = sorted((worker for worker in workers if worker["alive"]), key=latest)[0]
     return [first["name"], option(first, "visibility_timeout"), latest(first)]
 """)
+CLASS = """\
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Worker:
+    name: str
+    alive: bool
+    queues: list[str]
+    broker_transport_options: dict[str, float] = field(default_factory=dict)
+
+    def least(self) -> float:
+        return self.broker_transport_options.get("visibility_timeout", 3600)
+
+    def most(self) -> float:
+        get = self.broker_transport_options.get
+        restore = "unacked_restore_"
+        return self.least() + get(restore + "interval", 10) * get(restore + "throttle", 10)
+
+
+def forecast(workers: list[dict], queue: str) -> tuple[str, float, float]:
+    alive = [worker for worker in (Worker(**one) for one in workers) if worker.alive]
+    first = min(alive, key=Worker.most)
+    return first.name, first.least(), first.most()
+"""
 
 ANSWERS = {
     "choose_the_timeout": Planted(
@@ -239,6 +285,9 @@ ANSWERS = {
             "default sweep": NO_SWEEP,
             "time limit": configured("app.conf.task_time_limit = 0.5"),
             "does nothing": timeout(5).replace(INSERT, "pass"),
+            "charged first, an hour": charged_first(timeout(3600)),
+            "charged first, early ack": charged_first(timeout(5)).replace("acks_late=True", ""),
+            "half the time": TIMEOUT_SHOP.replace("time.sleep(0.8)", "time.sleep(0.45)"),
             "a key": TIMEOUT_SHOP.replace(INSERT, UNLESS_CHARGED),
         },
         looks_right="does nothing",
@@ -251,9 +300,14 @@ ANSWERS = {
             "pays, then rolls back": once(PAY_THEN_KEY),
             "unique index": once(INDEXED, INDEX),
             "a lock in Redis that expires": once(LEASE, REDIS),
+            "a lock that expires, tried again": LEASE_OR_RETRY,
         },
         wrong={
             "looks, then pays": once(LOOK),
+            "one at a time": once(LOOK).replace(
+                CONFIGURED, CONFIGURED + 'app.conf.worker_pool = "solo"\n'
+            ),
+            "a lock of half a minute": once(LEASE.replace("timeout=3", "timeout=30"), REDIS),
             "SET NX": once(SET_NX, REDIS),
             "SET NX, taken back": once(SET_AND_TAKE_BACK, REDIS),
             "two transactions": once(TWO_TRANSACTIONS),
@@ -272,7 +326,12 @@ ANSWERS = {
         looks_right="marks it done",
     ),
     "who_sweeps": Planted(
-        right={"smallest sum": SUMS, "with defaults": DEFAULTS, "asks kombu": FROM_KOMBU},
+        right={
+            "smallest sum": SUMS,
+            "with defaults": DEFAULTS,
+            "asks kombu": FROM_KOMBU,
+            "a dataclass": CLASS,
+        },
         wrong={
             "with the dead": SUMS.replace('if worker["alive"]', "if True"),
             "shortest timeout": SUMS.replace("min(sums)", "min(sums, key=lambda s: s[1])"),

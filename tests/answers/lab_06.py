@@ -164,6 +164,9 @@ ANSWERS = {
                 "    prices = [10 * order for order in orders]\n"
                 "    return total.apply_async((prices, invoice), countdown=2)\n"
             ),
+            "the shop writes the invoice": on_send(
+                "    total([10 * order for order in orders], invoice)\n" + SEND
+            ),
             "late ack, no second": LATE.replace("time.sleep(1)", "time.sleep(0.6)"),
             "takes no time": SHOP.replace("time.sleep(1)", "pass"),
             "late ack on the body": on_total("acks_late=True"),
@@ -206,6 +209,15 @@ ANSWERS = {
             "the shop looks first": on_send(
                 "    if set(orders) - set(PRICES):\n        return alarm(None, invoice)\n"
                 "    return chord([price.s(order) for order in orders])(total.s(invoice))\n",
+                BILLING,
+            ),
+            "the shop looks first, and goes on": on_send(
+                "    if set(orders) - set(PRICES):\n        alarm(None, invoice)\n" + SEND, BILLING
+            ),
+            "waits for the chord": on_send(
+                SEND.replace("    return chord", "    result = chord")
+                + "    try:\n        result.get(timeout=4)\n    except Exception:\n"
+                "        alarm.delay(result.id, invoice)\n    return result\n",
                 BILLING,
             ),
             "the shop sends the alarm": on_send(
