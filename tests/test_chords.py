@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,12 @@ def test_the_outcome_of_a_planted_situation(name: str) -> None:
     assert decide(*situation) == (outcome, due)
 
 
+READER = Celery("reader", broker="memory://", backend="cache+memory://", set_as_current=False)
+result_of = partial(AsyncResult, app=READER)
+
+
 def chord_of(*parts: AsyncResult | GroupResult) -> AsyncResult:
-    app = Celery("reader", broker="memory://", backend="cache+memory://", set_as_current=False)
-    for part in parts:
-        part.app = app
-    return AsyncResult("body", app=app, parent=GroupResult("g", list(parts), app=app))
+    return result_of("body", parent=GroupResult("g", list(parts), app=READER))
 
 
 @pytest.fixture
@@ -139,9 +141,9 @@ def fake() -> FakeServer:
 
 
 def parts(server: FakeServer) -> pd.DataFrame:
-    chained = AsyncResult("last", parent=AsyncResult("link"))
+    chained = result_of("last", parent=result_of("link"))
     names = ["reported", "queued", "held", "runs", "lost", "uncounted"]
-    result = chord_of(*map(AsyncResult, names), chained)
+    result = chord_of(*map(result_of, names), chained)
     return lens.chord_parts(result, server, server, running={"runs"})
 
 
@@ -178,7 +180,7 @@ def test_a_part_of_several_tasks_is_not_sent_again(fake: FakeServer) -> None:
 
 def test_an_id_alone_does_not_know_its_parts(fake: FakeServer) -> None:
     with pytest.raises(ValueError, match=r"keep result\.as_tuple\(\)"):
-        lens.chord_parts(AsyncResult("body", app=Celery()), fake, fake, running=set())
+        lens.chord_parts(result_of("body"), fake, fake, running=set())
 
 
 def test_nothing_is_missing_when_the_body_was_sent(fake: FakeServer) -> None:
