@@ -271,6 +271,7 @@ def test_a_cold_shutdown_ends_the_running_task(stack: Stack) -> None:
     worker = stack.start_worker("--concurrency=1")
     order = stack.load("shop").nap.delay(60)
     stack.wait_for("started", order)
+    stack.wait_for("acknowledged", order)  # before it, the worker would wait for the task
     worker.stop(signal.SIGQUIT)
     assert not worker.alive and order.state == "RETRY"
     assert stack.settle(timeout=5).counts == {"lost": 1}
