@@ -78,18 +78,26 @@ def _moving(outcome: Outcome, seconds: float) -> bool:
 
 
 def census(stack: "Stack") -> Census | None:
-    """What the broker holds and which processes live; None when the broker does not answer."""
+    """What the broker holds and which processes live; None when the broker does not answer.
+
+    A fetch moves a message from its queue to `unacked`, a sweep moves it back. `unacked` is read
+    before the queues and after them, so a message on its way is seen at least once.
+    """
     live: set[int] = set()
     for worker in stack.workers:
         if worker.alive:
             live |= {worker.pid, *worker.children()}
     try:
+        before = lens.unacked(stack.redis)
         queued = {
             queue: [message["headers"]["id"] for message in waiting]
             for queue, waiting in lens.messages(stack.redis).items()
         }
-        held = lens.unacked(stack.redis)
+        after = lens.unacked(stack.redis)
     except redis.RedisError:
         return None
-    unacked = [Unacked(row.tag, row.id, row.since) for row in held.itertuples()]
+    back = {task_id for ids in queued.values() for task_id in ids}
+    held = {row.tag: row for row in before.itertuples() if row.id not in back}
+    held |= {row.tag: row for row in after.itertuples()}
+    unacked = [Unacked(tag, row.id, row.since) for tag, row in held.items()]
     return Census(time.time(), queued, unacked, frozenset(live))

@@ -1,5 +1,6 @@
 """The stack with real servers and real workers."""
 
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from kombu.exceptions import OperationalError
 from helpers import Stack, lens, private_directory, reaper, redis_server
 from helpers.checks.bench import kill_between_sweeps
 from helpers.errors import StackError
+from helpers.settle import census
 from tests.conftest import SHOP, processes_in, wait_until_gone
 
 
@@ -409,6 +411,39 @@ def test_held_by_a_live_worker_until_its_eta(stack: Stack) -> None:
     start_and_wait(lambda: len(lens.unacked(stack.redis)))
     outcome = stack.settle(timeout=1.5, quiet=0.3)
     assert (outcome.counts, outcome.verdict) == ({"held": 1}, "inconclusive")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("to", ["celery", "unacked"])
+def test_a_message_on_its_way_is_seen(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, when: str, to: str
+) -> None:
+    """A sweep or a fetch between two readings of the census."""
+    client = stack.redis.client()
+    order = stack.load("shop").add.delay(1, 1)
+    raw = client.lindex("celery", 0)
+
+    def move(place: str) -> None:
+        client.delete("celery", "unacked")
+        if place == "celery":
+            client.lpush("celery", raw)
+        else:
+            client.hset("unacked", "tag", json.dumps([json.loads(raw), "", "celery"]))
+
+    def moved_meanwhile(server: redis_server.RedisServer) -> dict[str, list[dict]]:
+        if when == "before":
+            move(to)
+        found = read(server)
+        move(to)
+        return found
+
+    read = lens.messages
+    monkeypatch.setattr(lens, "messages", moved_meanwhile)
+    move("unacked" if to == "celery" else "celery")
+    seen = census(stack)
+    assert seen is not None
+    held = [entry.task_id for entry in seen.unacked]
+    assert order.id in held + seen.queued.get("celery", [])
 
 
 def test_queued_and_refused(shop_directory: Path) -> None:
