@@ -108,6 +108,7 @@ def test_an_address_in_the_environment_is_not_used(
         assert stack.load("shop").add.delay(1, 1).get(timeout=10) == 2
 
 
+@pytest.mark.filterwarnings("ignore::helpers.errors.AnotherBroker")
 def test_an_application_with_its_own_address_stays_in_its_stack(shop_directory: Path) -> None:
     with (shop_directory / "shop.py").open("a") as file:
         file.write('\napp.conf.broker_url = app.conf.broker_write_url = "redis://127.0.0.1:1/0"\n')
