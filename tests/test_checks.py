@@ -164,3 +164,9 @@ def test_processes_are_found_by_their_environment(tmp_path: Path) -> None:
     )
     trial.end_processes_of(tmp_path)
     assert process.wait(timeout=5) == -9
+
+
+def test_a_process_without_its_environment_is_ended(tmp_path: Path) -> None:
+    with subprocess.Popen(["/bin/sleep", "60"], cwd=tmp_path, env={}) as process:
+        trial.end_processes_of(tmp_path)
+    assert process.returncode < 0

@@ -137,9 +137,11 @@ def end_processes_of(here: Path, timeout: float = 5) -> None:
 
 def _processes_of(here: Path) -> Iterator[psutil.Process]:
     # A fork keeps the environment that its program was started with, even in a session of its own.
+    # redis-server writes its title over its environment, but stays in its directory.
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
                 continue
-            if any(str(here) in value for value in process.environ().values()):
+            places = [process.cwd(), *process.environ().values()]
+            if any(str(here) in place for place in places):
                 yield process
