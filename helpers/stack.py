@@ -37,6 +37,18 @@ _USUAL_START = 0.6
 _open_stacks: "dict[str, Stack]" = {}
 
 
+def import_file(path: Path) -> ModuleType:
+    """Import a file afresh, under its own name. Raises whatever the file itself raises."""
+    # A cached bytecode file goes by whole seconds, and a cell can be run twice within one.
+    reaper.remove(path.parent / "__pycache__")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # a dataclass, for one, looks itself up there
+    spec.loader.exec_module(module)
+    return module
+
+
 class Stack:
     """A broker, a result backend, workers and a ledger that belong to one notebook.
 
@@ -169,17 +181,11 @@ class Stack:
                 f"no {name}.py in the stack's directory, which has: {found or 'no file yet'}. "
                 f"Write it first with %%writefile {name}.py"
             )
-        # A cached bytecode file goes by whole seconds, and a cell can be run twice within one.
-        reaper.remove(self.directory / "__pycache__")
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
         # Celery offers the tasks of one application to all later ones (`shared=True`), under the
         # same names here: a file that is loaded again would get the functions of the first load.
         shared = set(_state._on_app_finalizers)
         try:
-            spec.loader.exec_module(module)
+            module = import_file(path)
             apps = [value for value in vars(module).values() if isinstance(value, Celery)]
             for app in apps:
                 app.finalize()  # now, while it is offered the file's own `@shared_task`s

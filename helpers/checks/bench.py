@@ -1,8 +1,6 @@
 """What several experiments need: an answer's file and its functions, and the shop's own table."""
 
-import importlib.util
 import sqlite3
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -12,10 +10,11 @@ from typing import Any
 
 from celery.result import AsyncResult
 
+from helpers.checks.exercise import Evidence, Wrong
 from helpers.errors import StackError
 from helpers.fates import effects
 from helpers.ledger import Event
-from helpers.stack import Stack
+from helpers.stack import Stack, import_file
 from helpers.worker import Worker
 
 
@@ -24,12 +23,7 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
 
     Raises StackError when it has none, and whatever the file itself raises.
     """
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # as an import does: a dataclass looks itself up there
-    spec.loader.exec_module(module)
-    return member(module, name)
+    return member(import_file(path), name)
 
 
 def member(module: ModuleType, name: str) -> Any:
@@ -64,11 +58,21 @@ def rows(here: Path, table: str, key: str) -> dict[str, int]:
     }
 
 
-def ended(stack: Stack, result: AsyncResult) -> bool:
-    """Whether a task has finished or failed by now: then a kill does not interrupt it."""
-    return any(
-        event["id"] == result.id and event["event"] in ("finished", "failed")
+def interrupted(stack: Stack, here: Path, charge: AsyncResult, number: int) -> bool:
+    """Whether a kill by now interrupts a charge: it has not ended, and has written no row."""
+    ended = any(
+        event["id"] == charge.id and event["event"] in ("finished", "failed")
         for event in stack.ledger.read()
+    )
+    return not ended and str(number) not in rows(here, "charges", "number")
+
+
+def not_interrupted(number: int) -> Wrong:
+    """What `interrupted` found wrong with an answer, for its learner."""
+    return Wrong(
+        f"order {number} at the bank when its worker is killed",
+        "its task had ended by then, or its row was there before the bank had answered: the "
+        "bank takes its time, whatever the code says",
     )
 
 
@@ -85,29 +89,11 @@ def sent_by_hand(events: list[Event], task: str) -> int:
     return sum(event["pid"] not in workers for event in sent)
 
 
-def shortest_run(events: list[Event], task: str) -> float:
-    """Seconds from the start to the end of an execution that finished; infinite without one."""
-    started: dict[tuple[str, int], float] = {}
-    seconds = [float("inf")]
-    for event in events:
-        if event["event"] == "started" and event["task"] == task:
-            started[event["id"], event["pid"]] = event["at"]
-        elif event["event"] == "finished" and (event["id"], event["pid"]) in started:
-            seconds.append(event["at"] - started[event["id"], event["pid"]])
-    return min(seconds)
-
-
-def most_at_once(events: list[Event], ids: set[str]) -> int:
-    """How many executions of these tasks ran at the same time, at the most."""
-    running: set[tuple[str, int]] = set()
-    most = 0
-    for event in events:
-        if event["event"] == "started" and event["id"] in ids:
-            running.add((event["id"], event["pid"]))
-            most = max(most, len(running))
-        elif event["event"] in ("finished", "failed", "retried"):
-            running.discard((event["id"], event["pid"]))
-    return most
+def shortest_run(evidence: Evidence, task: str) -> float:
+    """Seconds of the shortest execution of a task that finished; NaN without one."""
+    runs = evidence.deliveries()
+    runs = runs[runs["task"].str.startswith(f"{task}(") & runs["end"].eq("finished")]
+    return float((runs["ended"] - runs["started"]).min())
 
 
 def kill_between_sweeps(stack: Stack, worker: Worker) -> None:

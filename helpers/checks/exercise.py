@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from helpers.deliveries import deliveries
 from helpers.fates import Census, Outcome, Unacked, classify
 from helpers.ledger import Event, History
 from helpers.stack import Stack
@@ -26,6 +29,10 @@ class Evidence:
     facts: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     log_errors: int = 0
+
+    def deliveries(self) -> pd.DataFrame:
+        """One row a delivery, as of `Stack.deliveries`."""
+        return deliveries(History(self.events))
 
     def outcome(self, title: str) -> Outcome:
         """The fate of every task of this arm."""

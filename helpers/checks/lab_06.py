@@ -101,7 +101,7 @@ def _judge_invoice(evidence: Evidence) -> Wrong | None:
             f"{CHILDREN} parts that run when the worker is killed",
             f"{facts['cut']}: a part has to take its second, and send_invoice must not wait",
         )
-    shortest = shortest_run(evidence.events, "shop.price")
+    shortest = shortest_run(evidence, "price")
     if shortest < LEAST:
         return Wrong(
             "parts that take their second, as somebody has to look each price up",
