@@ -4,7 +4,7 @@
 # make labs         run the labs' solutions, store them, and make the pages of the exercises
 # make test-labs    every answer to every lab, right and wrong, live, ten times (two hours)
 # make grids        measure again what the notebooks show as stored
-# make take-home    write notebooks/settings.md from what make grids measured
+# make settings     write notebooks/settings.md from what make grids measured
 # make test-next    run the notebooks with the newest celery, kombu and redis
 # make site         the course as web pages, in site/_build/html
 # make bench        how fast and how heavy the harness is
@@ -22,7 +22,7 @@ TIMES ?= 10
 python := .venv/bin/python
 export PYTHON
 
-.PHONY: lab test notebooks labs test-labs grids take-home test-next bench binder site
+.PHONY: lab test notebooks labs test-labs grids settings  test-next bench binder site
 
 # PATH, so that !celery in a cell and a terminal in JupyterLab find the programs of .venv.
 lab:
@@ -38,17 +38,17 @@ test:
 
 notebooks:
 	@sh helpers/make_env.sh lab
-	@$(python) -m helpers.store $(NOTEBOOKS)
+	@$(python) -m helpers.authoring.notebooks $(NOTEBOOKS)
 
 labs:
 	@sh helpers/make_env.sh lab
 	@rm -f labs/solutions/progress.json
-	@$(python) -m helpers.store $(LABS)
-	@$(python) -m helpers.checks.pages
+	@$(python) -m helpers.authoring.notebooks $(LABS)
+	@$(python) -m helpers.authoring.lab_pages
 
 test-labs:
 	@sh helpers/make_env.sh dev
-	@$(python) tests/live_labs.py --times $(TIMES)
+	@$(python) -m helpers.authoring.live_labs --times $(TIMES)
 
 grids:
 	@sh helpers/make_env.sh lab
@@ -56,15 +56,15 @@ grids:
 		[ -e "$$grid" ] || continue; \
 		echo "$$grid"; $(python) "$$grid" || exit 1; \
 	done
-	@$(python) -m helpers.take_home
+	@$(python) -m helpers.authoring.settings_page
 
-take-home:
+settings:
 	@sh helpers/make_env.sh lab
-	@$(python) -m helpers.take_home
+	@$(python) -m helpers.authoring.settings_page
 
 test-next:
 	@sh helpers/make_env.sh lab
-	@$(python) tests/next_versions.py $(NEXT)
+	@$(python) -m helpers.authoring.next_versions $(NEXT)
 
 site:
 	@sh helpers/make_env.sh dev
@@ -74,8 +74,8 @@ site:
 
 bench:
 	@sh helpers/make_env.sh lab
-	@$(python) tests/bench.py
+	@$(python) -m helpers.authoring.bench
 
 binder:
 	@sh helpers/make_env.sh dev
-	@$(python) -m tests.binder_walk $(NOTEBOOKS)
+	@$(python) -m helpers.authoring.binder_walk $(NOTEBOOKS)

@@ -4,8 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from helpers import lens, plots, wire
-    from helpers.fates import Outcome, effects
+    from helpers import chords, lens, plots, wire
+    from helpers.effects import effects
+    from helpers.fates import Outcome
     from helpers.prediction import predict
     from helpers.reaper import private_directory
     from helpers.stack import Stack
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "Outcome": "fates",
     "Stack": "stack",
-    "effects": "fates",
+    "effects": "effects",
     "interval": "trials",
     "predict": "prediction",
     "private_directory": "reaper",
@@ -22,13 +23,13 @@ _PLACES = {
     "stored": "trials",
     "tally": "trials",
 }
-__all__ = ["Outcome", "Stack", "effects", "interval", "lens", "plots", "predict"]
+__all__ = ["Outcome", "Stack", "chords", "effects", "interval", "lens", "plots", "predict"]
 __all__ += ["private_directory", "repeat", "stored", "tally", "wire"]
 
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use: `python -m helpers.doctor` must run where nothing is installed yet.
-    if name in ("lens", "plots", "wire"):
+    if name in ("chords", "lens", "plots", "wire"):
         return importlib.import_module(f"helpers.{name}")
     if name in _PLACES:
         return getattr(importlib.import_module(f"helpers.{_PLACES[name]}"), name)

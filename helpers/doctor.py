@@ -159,8 +159,8 @@ def _helpers() -> Check:
 def _server() -> Check:
     name = "Redis server"
     try:
+        from helpers.brokers.redis import find_server
         from helpers.errors import StackError
-        from helpers.redis_server import find_server
     except ImportError as error:
         return Check(name, False, f"cannot look for it: {error}", "mend the packages above first")
     try:

@@ -4,11 +4,8 @@
 """
 
 import math
-import sqlite3
 from collections import Counter, defaultdict
-from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -277,15 +274,3 @@ def _verdict(
     if doubts:
         return "inconclusive", doubts
     return "held", ["every accepted task ended, or somebody was told"]
-
-
-def effects(database: Path | str, table: str, key: str) -> pd.Series:
-    """Rows of the application's own SQLite table for each value of the column `key`.
-
-    Executions and effects are counted apart: a task that ran twice may have charged once.
-    Raises sqlite3.OperationalError when there is no such file or table.
-    """
-    query = f'SELECT "{key}", COUNT(*) AS rows FROM "{table}" GROUP BY "{key}"'
-    address = f"{Path(database).absolute().as_uri()}?mode=ro"
-    with closing(sqlite3.connect(address, uri=True)) as connection:
-        return pd.read_sql_query(query, connection, index_col=key)["rows"]

@@ -11,23 +11,23 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import pandas as pd
 import redis
 from celery import Celery
-from celery.result import AsyncResult, GroupResult
 
-from helpers.redis_server import RedisServer
+from helpers.brokers.redis import RedisServer
 
 # kombu keeps one list a priority step: `celery`, `celery\x06\x163`, ... (`Channel._q_for_pri`).
 PRIORITY_MARK = "\x06\x16"
 
 
 @contextmanager
-def _reader(server: RedisServer, db: int = 0) -> Iterator[redis.Redis]:
+def reader(server: RedisServer, db: int = 0) -> Iterator[redis.Redis]:
+    """A client that leaves the clock of evictions alone where the server can."""
     with server.client(db, single_connection_client=True) as client:
         with suppress(redis.ResponseError):  # an older server, see the top of this file
             client.execute_command("CLIENT", "NO-TOUCH", "ON")
@@ -36,7 +36,7 @@ def _reader(server: RedisServer, db: int = 0) -> Iterator[redis.Redis]:
 
 def keys(server: RedisServer, db: int = 0) -> pd.DataFrame:
     """Every key of database `db`: type, bytes, seconds idle, seconds to live (NaN: for ever)."""
-    with _reader(server, db) as client:
+    with reader(server, db) as client:
         names = sorted(client.scan_iter(count=1000))
         rows = []
         for start in range(0, len(names), 1000):
@@ -65,7 +65,7 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
 def messages(server: RedisServer, db: int = 0) -> dict[str, list[dict[str, Any]]]:
     """The waiting messages of each queue, undecoded; the next to be taken comes first."""
     found: dict[str, list[dict[str, Any]]] = {}
-    with _reader(server, db) as client:
+    with reader(server, db) as client:
         for name in sorted(client.scan_iter(_type="list", count=1000)):
             waiting = []
             for raw in client.lrange(name, 0, -1):
@@ -91,7 +91,7 @@ def depth(server: RedisServer, db: int = 0) -> pd.DataFrame:
 
 def unacked(server: RedisServer, db: int = 0) -> pd.DataFrame:
     """Messages that a worker took and has not acknowledged: delivery tag, task, age in seconds."""
-    with _reader(server, db) as client:
+    with reader(server, db) as client:
         # At once, or a message that comes between would have no score. Not with MULTI: a full Redis
         # refuses to queue even a reading command (`server.c: processCommand`, reject_cmd_on_oom).
         pipe = client.pipeline(transaction=False).hgetall("unacked")
@@ -126,82 +126,6 @@ def running(app: Celery, timeout: float = 1.0) -> set[str]:
     return {task["id"] for answer in (reserved, active) for own in answer.values() for task in own}
 
 
-def chord_parts(
-    result: AsyncResult,
-    broker: RedisServer,
-    results: RedisServer,
-    db: int = 1,
-    *,
-    running: Collection[str],
-) -> pd.DataFrame:
-    """The header parts of the chord whose body is `result`: which have reported, where the rest is.
-
-    `running` holds the ids that workers own to, as `running(app)` finds them: under early ack the
-    broker has no copy of a task that runs. `db` is the database of the result backend.
-
-    Columns: state (of the stored result), reported (`.d` holds it), where (a queue, "unacked",
-    "a worker", "nowhere"), resend (a plain task that is nowhere, while the chord still counts: sent
-    again with its id, group and index it can only help, if the task may run twice). `attrs` has
-    size (`.s`; None: the count is lost, or the chord has ended: no part can complete it), returned
-    (`.j`) and body (`.c`: "waiting", "claimed" by a worker that is about to send it, or "sent").
-    Raises ValueError for a result that does not know its parts, such as one made from an id.
-    Source: `celery/backends/redis.py: RedisBackend.on_chord_part_return`.
-    """
-    group = result.parent
-    if not isinstance(group, GroupResult):
-        raise ValueError(
-            "this result does not know its parts: keep result.as_tuple() when you send a chord, "
-            "and restore it with celery.result.result_from_tuple()"
-        )
-    parts = [leaf for child in group.results for leaf in leaves(child)]
-    queues = {m["headers"]["id"]: name for name, own in messages(broker).items() for m in own}
-    held = set(unacked(broker)["id"])
-    key = f"celery-taskset-meta-{group.id}"
-    rows = []
-    with _reader(results, db) as client:
-        counted = {member.rpartition(":")[0] for member in client.smembers(f"{key}.d")}
-        size, claim = client.get(f"{key}.s"), client.get(f"{key}.c")
-        body = {None: "waiting", "done": "sent"}.get(claim, "claimed")
-        returned = client.zcard(f"{key}.j")
-        for part in parts:
-            stored = client.get(f"celery-task-meta-{part.id}")
-            ids, where = family(part), "nowhere"
-            if queue := next((queues[name] for name in ids if name in queues), None):
-                where = f"queue {queue}"
-            elif ids & held:
-                where = "unacked"
-            elif ids & set(running):
-                where = "a worker"
-            reported = body == "sent" or part.id in counted
-            # Of a chain or an inner chord this is only the last task: sent alone, it would report
-            # a wrong value.
-            plain = part.parent is None
-            resend = plain and where == "nowhere" and not reported and size is not None
-            state = json.loads(stored)["status"] if stored else "PENDING"
-            rows.append([part.id, state, reported, where, resend])
-    table = pd.DataFrame(rows, columns=["id", "state", "reported", "where", "resend"])
-    table.attrs = {"size": size and int(size), "returned": returned, "body": body}
-    return table.set_index("id")
-
-
-def leaves(part: AsyncResult | GroupResult) -> list[AsyncResult]:
-    """The parts of a group in a header count one by one."""
-    if isinstance(part, GroupResult):
-        return [leaf for child in part.results for leaf in leaves(child)]
-    return [part]
-
-
-def family(part: AsyncResult | GroupResult | None) -> set[str]:
-    """Ids of all that must run before `part` can report: links of its chain, an inner header."""
-    ids: set[str] = set()
-    while part is not None:
-        ids.add(part.id)
-        if isinstance(part, GroupResult):
-            ids |= {name for child in part.results for name in family(child)}
-        part = part.parent
-    return ids
-
-
 class Watch:
     """What a server's memory and one queue did over time. Made by `watch`."""
 
@@ -214,7 +138,7 @@ class Watch:
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def _sample(self) -> None:
-        with _reader(self._server, self._db) as client:
+        with reader(self._server, self._db) as client:
             while not self._done.wait(0.05):
                 try:
                     info = client.info()

@@ -16,12 +16,12 @@ from celery import Celery, _state
 from celery.result import AsyncResult
 
 from helpers import lens, reaper
+from helpers.brokers.redis import RedisServer
 from helpers.deliveries import deliveries
 from helpers.errors import AnotherBroker, StackError
 from helpers.fates import Outcome
 from helpers.ledger import Ledger
 from helpers.process import Process
-from helpers.redis_server import RedisServer
 from helpers.settle import settle
 from helpers.witness import LEDGER_VARIABLE, watch_publishes
 from helpers.worker import Worker

@@ -16,7 +16,7 @@ import pytest
 from helpers import Stack
 
 if TYPE_CHECKING:
-    from tests.charts import Page
+    from tests.plots.charts import Page
 
 TEMPORARY = tempfile.gettempdir()  # while it is still short: each test has a longer one
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -120,7 +120,7 @@ def page(monkeypatch: pytest.MonkeyPatch) -> "Page":
     """Catches what the charts show."""
     # Here: matplotlib is for the tests of charts only.
     from helpers import plots
-    from tests.charts import Page
+    from tests.plots.charts import Page
 
     page = Page()
     for name in set(plots.__all__) - {"expected"}:

@@ -14,7 +14,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from helpers import store
+from helpers.authoring import ROOT
 from tests.conftest import processes_in, wait_until_gone
 
 NOTEBOOK = "notebooks/03_evict_the_queue.ipynb"
@@ -29,7 +29,7 @@ def course(tmp_path: Path) -> Path:
     """A copy of the course, without outputs: what is seen afterwards comes from this run."""
     copy = tmp_path / "the course"
     for folder in ("notebooks", "labs"):
-        shutil.copytree(store.ROOT / folder, copy / folder)
+        shutil.copytree(ROOT / folder, copy / folder)
     notebook = nbformat.read(copy / NOTEBOOK, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -52,7 +52,7 @@ def address(chromium: str, tmp_path: Path, course: Path) -> Iterator[str]:
         "JUPYTERLAB_SETTINGS_DIR": str(settings),
         "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
         "IPYTHONDIR": str(tmp_path / "ipython"),
-        "PYTHONPATH": os.pathsep.join([str(store.ROOT), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     with (tmp_path / "lab.log").open("wb") as log:
         server = subprocess.Popen(

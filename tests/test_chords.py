@@ -14,7 +14,7 @@ from celery import Celery
 from celery.result import AsyncResult, GroupResult
 from chord_cases import CASES, MECHANISMS, Case, decide
 
-from helpers import lens
+from helpers import chords
 from tests.test_lens import FakeServer, message
 
 GRID = Path(chord_cases.__file__).with_suffix(".csv")
@@ -144,7 +144,7 @@ def parts(server: FakeServer) -> pd.DataFrame:
     chained = result_of("last", parent=result_of("link"))
     names = ["reported", "queued", "held", "runs", "lost", "uncounted"]
     result = chord_of(*map(result_of, names), chained)
-    return lens.chord_parts(result, server, server, running={"runs"})
+    return chords.parts(result, server, server, running={"runs"})
 
 
 def test_the_reader_says_where_each_part_is(fake: FakeServer) -> None:
@@ -180,7 +180,7 @@ def test_a_part_of_several_tasks_is_not_sent_again(fake: FakeServer) -> None:
 
 def test_an_id_alone_does_not_know_its_parts(fake: FakeServer) -> None:
     with pytest.raises(ValueError, match=r"keep result\.as_tuple\(\)"):
-        lens.chord_parts(result_of("body"), fake, fake, running=set())
+        chords.parts(result_of("body"), fake, fake, running=set())
 
 
 def test_nothing_is_missing_when_the_body_was_sent(fake: FakeServer) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import helpers.redis_server
+import helpers.brokers.redis
 from helpers import doctor
 from helpers.errors import StackError
 
@@ -115,7 +115,7 @@ def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     def find_server() -> str:
         raise StackError("no server here. Type:\n  sudo apt install redis-server")
 
-    monkeypatch.setattr(helpers.redis_server, "find_server", find_server)
+    monkeypatch.setattr(helpers.brokers.redis, "find_server", find_server)
     found = named("Redis server")
     assert found == doctor.Check(
         "Redis server", False, "no server here. Type:", "sudo apt install redis-server"
@@ -133,12 +133,12 @@ def test_server_is_called_by_the_name_of_its_link(
     program.chmod(0o755)
     link = tmp_path / "redis-server"
     link.symlink_to(program)
-    monkeypatch.setattr(helpers.redis_server, "find_server", lambda: str(link))
+    monkeypatch.setattr(helpers.brokers.redis, "find_server", lambda: str(link))
     assert named("Redis server").detail == f"Redis 7.0.15, {link}"
 
 
 def test_server_that_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(helpers.redis_server, "find_server", lambda: str(tmp_path / "gone"))
+    monkeypatch.setattr(helpers.brokers.redis, "find_server", lambda: str(tmp_path / "gone"))
     found = named("Redis server")
     assert not found.ok
     assert "redis" in found.mend

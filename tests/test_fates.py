@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from helpers.fates import CHILD_GONE, FATES, Census, Outcome, Unacked, classify, effects
+from helpers.effects import effects
+from helpers.fates import CHILD_GONE, FATES, Census, Outcome, Unacked, classify
 from helpers.ledger import History
 
 WORKER, CHILD, PRODUCER, DEAD = 100, 101, 1, 666

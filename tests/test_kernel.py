@@ -14,12 +14,12 @@ from jupyter_client import KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError
 
-from helpers import store
+from helpers.authoring import ROOT, notebooks
 from tests.conftest import SHOP, processes_in, wait_until_gone
 
-FOLDER = store.ROOT / "notebooks"
+FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-START = FOLDER / f"{store.COVER}.ipynb"
+START = FOLDER / f"{notebooks.COVER}.ipynb"
 
 
 def cells(path: Path) -> list[str]:

@@ -5,21 +5,21 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers import links, store
+from helpers.authoring import ROOT, links, notebooks, page_rules
 
-NOTEBOOKS = sorted((store.ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 @every_notebook
 def test_stored_notebook_has_no_problems(path: Path) -> None:
-    assert store.problems(nbformat.read(path, as_version=4)) == []
+    assert page_rules.problems(nbformat.read(path, as_version=4)) == []
 
 
 PAGES = NOTEBOOKS + [
     path
-    for path in sorted(store.ROOT.rglob("*.md"))
-    if not any(part.startswith(".") for part in path.relative_to(store.ROOT).parts)
+    for path in sorted(ROOT.rglob("*.md"))
+    if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 ]
 
 
@@ -28,18 +28,18 @@ def test_each_link_inside_the_repository_leads_somewhere(path: Path) -> None:
     assert links.broken(path) == []
 
 
-# Each cell has its own bound in helpers.store; this is the outer one.
+# Each cell has its own bound in helpers.authoring.notebooks; this is the outer one.
 @pytest.mark.timeout(600)
 @every_notebook
 def test_notebook_runs_from_a_fresh_kernel(path: Path) -> None:
     stored = path.read_bytes()
-    ran = store.normalise(store.execute(path))
+    ran = notebooks.normalise(notebooks.execute(path))
     assert path.read_bytes() == stored
-    assert store.problems(ran) == []
+    assert page_rules.problems(ran) == []
 
 
 def test_the_readme_shows_the_figure_that_is_stored() -> None:
-    notebooks = store.ROOT / "notebooks"
-    notebook = nbformat.read(notebooks / f"{store.COVER}.ipynb", as_version=4)
-    assert (notebooks / store.PICTURE).read_bytes() == store.first_picture(notebook)
-    assert f"notebooks/{store.PICTURE}" in (store.ROOT / "README.md").read_text(encoding="utf-8")
+    folder = ROOT / "notebooks"
+    notebook = nbformat.read(folder / f"{notebooks.COVER}.ipynb", as_version=4)
+    assert (folder / notebooks.PICTURE).read_bytes() == notebooks.first_picture(notebook)
+    assert f"notebooks/{notebooks.PICTURE}" in (ROOT / "README.md").read_text(encoding="utf-8")

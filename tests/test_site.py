@@ -17,7 +17,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from helpers import store
+from helpers.authoring import ROOT
 
 # All but the README's neighbours .ci and .github.
 NOT_OURS = shutil.ignore_patterns(".git", ".[!cg]*", "_build", "__pycache__")
@@ -63,7 +63,7 @@ def build(root: Path) -> subprocess.CompletedProcess[str]:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site of a copy of the repository, to which pages of each kind are added."""
     root = tmp_path_factory.mktemp("site") / "my tasks"
-    shutil.copytree(store.ROOT, root, ignore=NOT_OURS)
+    shutil.copytree(ROOT, root, ignore=NOT_OURS)
     (root / "labs" / "solutions").mkdir(parents=True, exist_ok=True)
     for name in ("notebooks/settings", "labs/workshop", "labs/solutions/answer"):
         if not (root / f"{name}.md").exists():
@@ -188,8 +188,8 @@ def test_each_problem_is_found(tmp_path: Path) -> None:
 
 def test_a_dead_link_fails_the_build(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("# Title\n\n[gone](notebooks/gone.ipynb)\n")
-    shutil.copy(store.ROOT / "Makefile", tmp_path)
-    shutil.copytree(store.ROOT / "site", tmp_path / "site", ignore=NOT_OURS)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copytree(ROOT / "site", tmp_path / "site", ignore=NOT_OURS)
     done = build(tmp_path)
     assert done.returncode != 0 and "notebooks/gone.ipynb" in done.stderr
 

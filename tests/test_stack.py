@@ -15,9 +15,10 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from helpers import Stack, lens, private_directory, reaper, redis_server
-from helpers.checks.bench import kill_between_sweeps
+from helpers import Stack, lens, private_directory, reaper
+from helpers.brokers import redis as redis_server
 from helpers.errors import StackError
+from helpers.exercises.tools import kill_between_sweeps
 from helpers.settle import census
 from tests.conftest import SHOP, processes_in, wait_until_gone
 

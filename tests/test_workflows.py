@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers import store
+from helpers.authoring import ROOT
 
-WORKFLOWS = sorted((store.ROOT / ".github" / "workflows").glob("*.yml"))
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 CHECK = ["-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
 
 

@@ -14,8 +14,7 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
-from helpers.checks.exercise import Evidence
-from helpers.checks.labs import find
+from helpers.checks.exercise import Evidence, exercises
 from helpers.errors import AnotherBroker, StackError
 from helpers.settle import census
 from helpers.stack import Stack
@@ -27,7 +26,7 @@ def run(lab: str, name: str, here: Path) -> Evidence:
     warnings.simplefilter("error", AnotherBroker)
     Stack.most_patience = 1  # the seconds of an experiment are a part of its question
     try:
-        stack, facts = find(lab, name).experiment(answer, here)
+        stack, facts = exercises(lab)[name].experiment(answer, here)
         with stack:
             return _evidence(stack, facts)
     except AnotherBroker as error:

@@ -1,5 +1,6 @@
 """What one exercise is: what is given, the live experiment, and the test that an arm must pass."""
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,3 +85,9 @@ class Exercise:
     count: Callable[[Evidence], int] | None = None
     misconceptions: Sequence[Misconception] = ()
     fates: bool = True
+
+
+def exercises(lab: str) -> dict[str, Exercise]:
+    """The exercises of a lab such as "lab_02", by name, in the order of its page."""
+    module = importlib.import_module(f"helpers.exercises.{lab}")
+    return {exercise.name: exercise for exercise in module.EXERCISES}

@@ -9,9 +9,8 @@ from typing import Any
 import nbformat
 
 from helpers import plots
-from helpers.checks import trial
-from helpers.checks.exercise import Answer, Exercise
-from helpers.checks.labs import exercises
+from helpers.checks import run
+from helpers.checks.exercise import Answer, Exercise, exercises
 from helpers.checks.progress import Progress
 from helpers.checks.verdict import CORRECT, INCONCLUSIVE, NOT_ATTEMPTED, NOT_YET, Verdict, decide
 from helpers.prediction import Prediction
@@ -85,7 +84,7 @@ class Check:
             return Verdict(NOT_ATTEMPTED, seen="the answer is what was given: change it first")
         if self._exercise.file and (error := _syntax_error(answer, self._exercise.file)):
             return Verdict(NOT_YET, "a file that Python can read", error)
-        arms = trial.run(self._lab.name, self._exercise.name, {"given": given, "yours": answer})
+        arms = run.run(self._lab.name, self._exercise.name, {"given": given, "yours": answer})
         return decide(self._exercise, answer, arms["given"], arms["yours"])
 
     def _show(self, verdict: Verdict, prediction: Prediction | None) -> None:

@@ -27,7 +27,7 @@ import redis
 from celery import chain, chord, group, states
 from celery.result import AsyncResult, GroupResult
 
-from helpers import Stack, lens, private_directory, reaper
+from helpers import Stack, chords, lens, private_directory, reaper
 from helpers.errors import StackError
 from helpers.trials import provenance
 
@@ -338,7 +338,7 @@ def resend_what_is_lost(run: Run) -> None:
     run.wait("finished", 2)
     time.sleep(0.2)
     app = run.shop.app
-    parts = lens.chord_parts(
+    parts = chords.parts(
         run.result, run.stack.redis, run.stack.results, running=lens.running(app, 0.5)
     )
     body = run.shop.total.s().set(task_id=run.result.id)
@@ -1197,7 +1197,7 @@ def _seen(run: Run, table: pd.DataFrame) -> dict[str, Any]:
         told = {"outcome": "error", "seconds": run.refused_after, "get": run.refused}
         return {**told, "body_runs": 0, **_tasks(run, table)}
     if case.shared:
-        table = table[table.index.isin(lens.family(run.result))]
+        table = table[table.index.isin(chords.family(run.result))]
     ids = [result.id for result in run.last]
     body = table[table.index.isin(ids)]
     alive = table[table["fate"].isin(["queued", "held", "stranded"])]
@@ -1268,16 +1268,14 @@ def _missing(run: Run, alive: pd.DataFrame) -> list[set[str]]:
     """For each part that has not reported, the ids on which it depends."""
     if run.group is None:
         return []
-    leaves = [r for child in run.group.results for r in lens.leaves(child)]
+    leaves = [r for child in run.group.results for r in chords.leaves(child)]
     if run.case.polls:
-        return [lens.family(r) for r in leaves if r.state not in states.READY_STATES]
+        return [chords.family(r) for r in leaves if r.state not in states.READY_STATES]
     held = alive.index[alive["fate"] == "held"]
     stack = run.stack
-    parts = lens.chord_parts(
-        run.result, stack.redis, stack.results, _database(run), running=set(held)
-    )
+    parts = chords.parts(run.result, stack.redis, stack.results, _database(run), running=set(held))
     reported = set(parts.index[parts["reported"]])
-    return [lens.family(r) for r in leaves if r.id not in reported]
+    return [chords.family(r) for r in leaves if r.id not in reported]
 
 
 def _date_done(run: Run) -> float | None:

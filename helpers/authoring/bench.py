@@ -1,0 +1,291 @@
+"""How fast and how heavy the harness is: one table of figures beside their bounds.
+
+`make bench`, on a machine with nothing else to do. The figures are printed and never asserted.
+Celery and pandas are imported where they are used, after the notebooks have run: a page that this
+process shared with a kernel would count there for half.
+"""
+
+import os
+import platform
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from statistics import median
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+import psutil
+
+from helpers import private_directory
+from helpers.authoring import ROOT, notebooks
+from helpers.ledger import Ledger
+
+if TYPE_CHECKING:
+    from helpers import Outcome, Stack
+
+SHOP = """
+import time
+
+from celery import Celery
+
+app = Celery("shop")
+
+
+@app.task(ignore_result=True)
+def charge(order, seconds=0):
+    time.sleep(seconds)
+
+
+@app.task(ignore_result=True)
+def mark():
+    with open("marks", "a") as marks:
+        print(time.monotonic(), file=marks)
+"""
+TASKS = 10_000
+HISTORY = 100_000
+PAIRS, WAITING = 11, 4_000
+HEAD = ("what", "bound", "median", "min to max", "n")
+here = private_directory()
+table: list[tuple[str, ...]] = [HEAD]
+
+
+def note(what: str, values: Sequence[float], unit: str, bound: float | None = None) -> None:
+    """Add a row to the table. Without a bound it is there for comparison."""
+    places = 0 if unit == "MB" else 1 if unit == "%" else 2
+    low, middle, high = (
+        f"{value:.{places}f}" for value in (min(values), median(values), max(values))
+    )
+    limit = f"{bound:g} {unit}" if bound else ""
+    spread = f"{low} to {high}" if len(values) > 1 else ""
+    table.append((what, limit, f"{middle} {unit}", spread, str(len(values))))
+    print("  ".join(table[-1]), file=sys.stderr, flush=True)
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """How long one call takes."""
+    start = time.monotonic()
+    action()
+    return time.monotonic() - start
+
+
+def pages() -> None:
+    """Each notebook from a fresh kernel: how long, and its peak memory."""
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        with peak_memory() as peak:
+            took = seconds(lambda path=path: notebooks.execute(path))
+        note(f"{path.stem}: start to end", [took], "s", 90)
+        if peak:
+            note(f"{path.stem}: peak memory, kernel and all that it started", peak, "MB", 350)
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[float]]:
+    """The highest sum of PSS over this process's descendants, in MB, once the block has ended.
+
+    PSS counts a page that several processes share once. Only Linux has it: nothing elsewhere.
+    """
+    peak = [0.0] if psutil.LINUX else []
+    done = threading.Event()
+
+    def sample() -> None:
+        while not done.wait(0.2):
+            total = 0
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):  # it ended while we looked
+                    total += process.memory_full_info().pss
+            peak[0] = max(peak[0], total / 2**20)
+
+    thread = threading.Thread(target=sample)
+    if peak:
+        thread.start()
+    else:
+        print("no PSS on this system, so no row for memory", file=sys.stderr)
+    try:
+        yield peak
+    finally:
+        done.set()
+        if peak:
+            thread.join()
+
+
+def ready() -> str:
+    """A stack with one worker. Returns the version of the server."""
+    from helpers import Stack
+
+    times = []
+    for _ in range(7):
+        start = time.monotonic()
+        with Stack(here) as stack:
+            stack.start_worker("--concurrency=1")
+            times.append(time.monotonic() - start)
+            server = stack.redis.version
+    note("a stack with one worker ready", times, "s", 1.5)
+    return server
+
+
+def publish_and_account() -> None:
+    """Publish with and without the ledger; account for the tasks while they wait and when done."""
+    from helpers import Stack
+    from helpers.settle import judge
+
+    def publish(stack: Stack) -> float:
+        charge = stack.load("shop").charge
+        return seconds(lambda: [charge.delay(order) for order in range(TASKS)])
+
+    bare, watched, waiting, done = [], [], [], []
+    for _ in range(3):
+        with Stack(here) as stack, patch("helpers.stack.watch_publishes"):
+            bare.append(publish(stack))
+        with Stack(here) as stack:
+            watched.append(publish(stack))
+            waiting.append(seconds(lambda stack=stack: judge(stack)))
+            stack.start_worker("--concurrency=1")
+            expect(stack.settle(timeout=120), TASKS)
+            done.append(seconds(lambda stack=stack: judge(stack)))
+    note(f"{TASKS:,} tasks published, with the ledger", watched, "s", 8)
+    note(f"{TASKS:,} tasks published, without it", bare, "s")
+    note(f"{TASKS:,} tasks accounted for, all waiting in the queue", waiting, "s", 1)
+    note(f"{TASKS:,} tasks accounted for, all done", done, "s", 1)
+
+
+def expect(outcome: "Outcome", done: int) -> None:
+    """A figure for work that was not done would mislead."""
+    if outcome.counts != {"done": done}:
+        raise SystemExit(f"this run does not count: {outcome}")
+
+
+def classifier() -> None:
+    """Read and classify a ledger of tasks that are all done."""
+    from helpers.fates import Census, classify
+
+    ledger = Ledger(here / "long.jsonl")
+    tags = {str(uuid.uuid4()): str(uuid.uuid4()) for _ in range(HISTORY)}
+    details = {"task": "shop.charge", "retries": 0}
+    for task_id in tags:
+        ledger.append("attempted", task_id, **details)
+        ledger.append("accepted", task_id, **details)
+    for task_id, tag in tags.items():
+        ledger.append("received", task_id, **details, redelivered=False, tag=tag)
+        ledger.append("started", task_id, **details, redelivered=False)
+        ledger.append("finished", task_id, task="shop.charge")
+    ledger.close()
+
+    def read_and_classify() -> None:
+        expect(classify(ledger.read(), Census(time.time())), HISTORY)
+
+    times = [seconds(read_and_classify) for _ in range(3)]
+    ledger.path.unlink()
+    note(f"a ledger of {HISTORY:,} tasks read and classified", times, "s", 3)
+
+
+def eviction() -> None:
+    """The headline of notebook 03, from the stack to the outcome."""
+    from helpers import Stack, lens
+
+    def experiment() -> None:
+        with Stack(here, redis={"maxmemory": "5mb", "maxmemory-policy": "allkeys-lru"}) as stack:
+            stack.start_worker("--concurrency=1")
+            shop = stack.load("shop")
+            with lens.watch(stack.redis) as watching:
+                for order in range(200):
+                    shop.charge.delay(order, 0.01 if order else 4)
+                time.sleep(1.5)
+                lens.keys(stack.redis)
+                with watching.fault("the cache fills"):
+                    cache = stack.redis.client()
+                    for page in range(5000):
+                        cache.set(f"page:{page}", "x" * 3000)
+            print(stack.settle(timeout=20), file=sys.stderr)
+
+    note(
+        "the eviction of notebook 03, stack to outcome",
+        [seconds(experiment) for _ in range(3)],
+        "s",
+        10,
+    )
+
+
+def witness() -> None:
+    """How much longer a worker takes for the same queue when the witness watches."""
+    from helpers import Stack
+
+    with Stack(here) as stack:
+        shop = stack.load("shop")
+        shop.mark.delay()
+        for order in range(WAITING):
+            shop.charge.delay(order)
+        shop.mark.delay()
+        client = stack.redis.client()
+        queue = client.lrange("celery", 0, -1)
+
+        def drain(watched: bool) -> tuple[float, float]:
+            client.flushall()
+            client.rpush("celery", *queue)
+            return first_to_last(stack, watched)
+
+        costs = []
+        for pair in range(PAIRS):
+            order = (True, False) if pair % 2 else (False, True)  # what drifts hits both alike
+            took = {watched: drain(watched) for watched in order}
+            costs.append([100 * (a / b - 1) for a, b in zip(took[True], took[False], strict=True)])
+            bare, watched = took[False][0], took[True][0]
+            print(f"pair {pair + 1}: {bare:.2f} s, watched {watched:.2f} s", file=sys.stderr)
+    clock, processor = zip(*costs, strict=True)
+    note(f"the witness: more time for {WAITING:,} empty tasks", clock, "%", 5)
+    note("the witness: more processor time of that worker, start included", processor, "%")
+
+
+def first_to_last(stack: "Stack", watched: bool) -> tuple[float, float]:
+    """Drain the queue. Seconds from its first to its last task, and processor time of the worker.
+
+    The tasks at both ends note the time themselves, so a worker without the witness can be timed.
+    """
+    from helpers.process import Process
+    from helpers.worker import QUICK_START
+
+    command = [sys.executable, "-m", "celery", "-A", "shop", "worker", "--loglevel=INFO"]
+    command += [*QUICK_START, "--concurrency=1", *(["-I", "helpers.witness"] if watched else [])]
+    marks = here / "marks"
+    marks.unlink(missing_ok=True)
+    log = stack.ledger.path.with_name("bench.log")
+    worker = Process("bench", command, cwd=here, env=stack._worker_environment(), log=log)
+    try:
+        worker.wait_until(
+            lambda: marks.exists() and marks.read_text().count("\n") == 2, "done", timeout=120
+        )
+        parent = psutil.Process(worker.pid)
+        tree = [parent, *parent.children(recursive=True)]
+        processor = sum(sum(process.cpu_times()[:2]) for process in tree)
+    finally:
+        worker.kill()
+    first, last = map(float, marks.read_text().split())
+    return last - first, processor
+
+
+def main() -> None:
+    """Measure everything, then print the table and the versions."""
+    load = os.getloadavg()[0]
+    (here / "shop.py").write_text(SHOP)
+    pages()
+    server = ready()
+    publish_and_account()
+    classifier()
+    eviction()
+    witness()
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = [f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)]
+        print("  ".join([f"{row[0]:<{widths[0]}}", *cells[1:]]))
+    print(
+        f"\nPython {platform.python_version()} · Celery {version('celery')} · "
+        f"kombu {version('kombu')} · {server} · {os.cpu_count()} cores · "
+        f"load at the start {load:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

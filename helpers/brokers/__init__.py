@@ -1,0 +1,1 @@
+"""Brokers that a stack can start."""

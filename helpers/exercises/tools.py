@@ -1,0 +1,111 @@
+"""What several experiments need: an answer's file and its functions, and the shop's own table."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from celery.result import AsyncResult
+
+from helpers.checks.exercise import Evidence, Wrong
+from helpers.effects import effects
+from helpers.errors import StackError
+from helpers.ledger import Event
+from helpers.stack import Stack, import_file
+from helpers.worker import Worker
+
+
+def load_function(path: Path, name: str) -> Callable[..., Any]:
+    """Import the file of an answer, and return its function `name`.
+
+    Raises StackError when it has none, and whatever the file itself raises.
+    """
+    return member(import_file(path), name)
+
+
+def member(module: ModuleType, name: str) -> Any:
+    """A task or function of an answer. Raises StackError when the answer has none of that name."""
+    try:
+        return getattr(module, name)
+    except AttributeError as error:
+        raise StackError(
+            f"{module.__name__}.py has no {name}: keep the names of the page"
+        ) from error
+
+
+def task_of(module: ModuleType, name: str) -> Any:
+    """A task of an answer. Raises StackError when it has none of that name, or a mere function."""
+    found = member(module, name)
+    if not hasattr(found, "delay"):
+        raise StackError(f"{name} is no task: above its def belongs @app.task")
+    return found
+
+
+def make_tables(here: Path, *definitions: str) -> None:
+    """Make the shop's database, such as with "charges (number)"."""
+    with closing(sqlite3.connect(here / "shop.db")) as database:
+        for definition in definitions:
+            database.execute(f"CREATE TABLE {definition}")
+
+
+def rows(here: Path, table: str, key: str) -> dict[str, int]:
+    """How many rows `table` of the shop's database has for each value of the column `key`."""
+    return {
+        str(value): int(count) for value, count in effects(here / "shop.db", table, key).items()
+    }
+
+
+def interrupted(stack: Stack, here: Path, charge: AsyncResult, number: int) -> bool:
+    """Whether a kill by now interrupts a charge: it has not ended, and has written no row."""
+    ended = any(
+        event["id"] == charge.id and event["event"] in ("finished", "failed")
+        for event in stack.ledger.read()
+    )
+    return not ended and str(number) not in rows(here, "charges", "number")
+
+
+def not_interrupted(number: int) -> Wrong:
+    """What `interrupted` found wrong with an answer, for its learner."""
+    return Wrong(
+        f"order {number} at the bank when its worker is killed",
+        "its task had ended by then, or its row was there before the bank had answered: the "
+        "bank takes its time, whatever the code says",
+    )
+
+
+def changes(stack: Stack) -> int:
+    """How often the data in the stack's Redis was changed so far, by whomever."""
+    return int(stack.redis.client().info("persistence")["rdb_changes_since_last_save"])
+
+
+def sent_by_hand(events: list[Event], task: str) -> int:
+    """How many tasks of a name the answer's own process sent, and no worker."""
+    workers = {event["pid"] for event in events if event["event"] in ("received", "ready")}
+    workers |= {event["pid"] for event in events if event["event"] in ("started", "finished")}
+    sent = [event for event in events if event["event"] == "attempted" and event["task"] == task]
+    return sum(event["pid"] not in workers for event in sent)
+
+
+def shortest_run(evidence: Evidence, task: str) -> float:
+    """Seconds of the shortest execution of a task that finished; NaN without one."""
+    runs = evidence.deliveries()
+    runs = runs[runs["task"].str.startswith(f"{task}(") & runs["end"].eq("finished")]
+    return float((runs["ended"] - runs["started"]).min())
+
+
+def kill_between_sweeps(stack: Stack, worker: Worker) -> None:
+    """Kill a worker, but not while it looks for old messages, so that others can look.
+
+    The lock of a sweep outlives its worker, and stops the sweeps of all for five minutes
+    (`kombu/transport/redis.py: QoS.restore_visible`, `unacked_mutex_expire`).
+    """
+    with stack.redis.client() as client:
+        worker.pause()
+        while client.exists("unacked_mutex"):
+            worker.resume()
+            time.sleep(0.01)
+            worker.pause()
+        worker.kill()
