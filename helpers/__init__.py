@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from helpers import chords, lens, plots, wire
-    from helpers.effects import effects
     from helpers.fates import Outcome
     from helpers.prediction import predict
     from helpers.reaper import private_directory
     from helpers.stack import Stack
+    from helpers.tables import effects
     from helpers.trials import interval, repeat, stored, tally
 
 _PLACES = {
     "Outcome": "fates",
     "Stack": "stack",
-    "effects": "effects",
+    "effects": "tables",
     "interval": "trials",
     "predict": "prediction",
     "private_directory": "reaper",

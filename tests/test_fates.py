@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from helpers.effects import effects
 from helpers.fates import CHILD_GONE, FATES, Census, Outcome, Unacked, classify
 from helpers.ledger import History
+from helpers.tables import effects
 
 WORKER, CHILD, PRODUCER, DEAD = 100, 101, 1, 666
 NOW = 1_000_000.0

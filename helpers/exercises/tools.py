@@ -11,10 +11,10 @@ from typing import Any
 from celery.result import AsyncResult
 
 from helpers.checks.exercise import Evidence, Wrong
-from helpers.effects import effects
 from helpers.errors import StackError
 from helpers.ledger import Event
 from helpers.stack import Stack, import_file
+from helpers.tables import effects
 from helpers.worker import Worker
 
 

@@ -51,7 +51,7 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (root / folder).mkdir(parents=True)
     (root / "requirements.txt").write_text(TEXT)
     (root / "helpers" / "make_env.sh").write_text(MAKE_ENV)
-    for file in ("__init__.py", "store.py", "links.py"):
+    for file in ("__init__.py", "authoring"):
         (root / "helpers" / file).symlink_to(next_versions.ROOT / "helpers" / file)
     cells = [new_markdown_cell("# One"), new_code_cell(STUDY)]
     write(new_notebook(cells=cells), root / "notebooks" / "studies.ipynb")
