@@ -7,13 +7,12 @@ import pandas as pd
 from celery.result import AsyncResult, GroupResult
 
 from helpers import lens
-from helpers.brokers.redis import RedisServer
 
 
 def parts(
     result: AsyncResult,
-    broker: RedisServer,
-    results: RedisServer,
+    broker: lens.HasClient,
+    results: lens.HasClient,
     db: int = 1,
     *,
     running: Collection[str],

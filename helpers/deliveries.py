@@ -55,7 +55,7 @@ def deliveries(history: History, faults: Sequence[tuple[str, float]] = ()) -> pd
     marks = [*faults, *((f"{event['worker']} ready", event["at"] - zero) for event in ready)]
     table = pd.DataFrame(found, columns=_COLUMNS)
     table.attrs["marks"] = sorted((mark for mark in marks if mark[1] > 0), key=lambda m: m[1])
-    timeouts = [event["visibility_timeout"] for event in ready]
+    timeouts = [event["visibility_timeout"] for event in ready if "visibility_timeout" in event]
     table.attrs["visibility_timeout"] = min(timeouts, default=None)
     table.attrs["end"] = max((event["at"] - zero for event in history), default=0.0)
     return table

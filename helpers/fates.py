@@ -5,6 +5,7 @@
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +34,10 @@ SILENT = ("duplicated", "lost", "stranded", "discarded", "recovered")
 
 @dataclass(frozen=True)
 class Unacked:
-    """An entry of kombu's `unacked` hash; `since` is the wall time of delivery (NaN: unknown)."""
+    """A message in a worker's hands, as the broker knows it (Redis: an entry of `unacked`).
+
+    `tag` is its delivery tag, `since` the wall time of delivery (NaN: unknown, it never returns).
+    """
 
     tag: str
     task_id: str
@@ -45,7 +49,7 @@ class Census:
     """The broker and the processes at one moment, `wall` seconds of the day's clock."""
 
     wall: float
-    queued: dict[str, list[str]] = field(default_factory=dict)
+    queued: Mapping[str, Sequence[str]] = field(default_factory=dict)  # ids by queue
     unacked: list[Unacked] = field(default_factory=list)
     live: frozenset[int] = frozenset()
 
@@ -182,7 +186,7 @@ def classify(
         if task_id in queue_of:
             queue = queue_of[task_id]
             message = "queued"
-            where = f"queue {queue}" + ("" if _base(queue) in consumed else ", no consumer")
+            where = f"queue {queue}" + ("" if queue in consumed else ", no consumer")
         elif entry:
             message = "held" if owner in at.live else "stranded"
             where = "unacked"
@@ -222,10 +226,6 @@ def _final(task: _Seen, whereabouts: str) -> str:
     return whereabouts
 
 
-def _base(queue: str) -> str:
-    return queue.partition("\x06\x16")[0]
-
-
 def _return(
     entry: Unacked, now: float, live: list[Event], ever: list[Event]
 ) -> tuple[float, float]:
@@ -238,9 +238,13 @@ def _return(
     if math.isnan(entry.since):
         return math.inf, math.inf
     age = now - entry.since
-    due = [max(0.0, event["visibility_timeout"] - age) for event in live or ever]
+    # A transport without a visibility timeout has no clock that brings anything back.
+    sweepers = [event for event in live or ever if "visibility_timeout" in event]
+    due = [max(0.0, event["visibility_timeout"] - age) for event in sweepers]
     earliest = min(due, default=math.nan)
-    sweeps = [wait + event["sweep_period"] for wait, event in zip(due, live, strict=False)]
+    sweeps = [
+        wait + event["sweep_period"] for wait, event in zip(due, sweepers, strict=True) if live
+    ]
     return earliest, min(sweeps, default=math.inf)
 
 

@@ -13,20 +13,25 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import redis
 from celery import Celery
 
-from helpers.brokers.redis import RedisServer
-
 # kombu keeps one list a priority step: `celery`, `celery\x06\x163`, ... (`Channel._q_for_pri`).
 PRIORITY_MARK = "\x06\x16"
 
 
+class HasClient(Protocol):
+    """Anything that can make a redis-py client for one of its databases."""
+
+    def client(self, db: int = 0, **options: Any) -> redis.Redis:
+        """A client for database `db`; `options` are those of redis-py."""
+
+
 @contextmanager
-def reader(server: RedisServer, db: int = 0) -> Iterator[redis.Redis]:
+def reader(server: HasClient, db: int = 0) -> Iterator[Any]:
     """A client that leaves the clock of evictions alone where the server can."""
     with server.client(db, single_connection_client=True) as client:
         with suppress(redis.ResponseError):  # an older server, see the top of this file
@@ -34,13 +39,13 @@ def reader(server: RedisServer, db: int = 0) -> Iterator[redis.Redis]:
         yield client
 
 
-def keys(server: RedisServer, db: int = 0) -> pd.DataFrame:
+def keys(server: HasClient, db: int = 0) -> pd.DataFrame:
     """Every key of database `db`: type, bytes, seconds idle, seconds to live (NaN: for ever)."""
     with reader(server, db) as client:
         names = sorted(client.scan_iter(count=1000))
         rows = []
         for start in range(0, len(names), 1000):
-            pipe = client.pipeline(transaction=False)
+            pipe: Any = client.pipeline(transaction=False)
             for name in names[start : start + 1000]:
                 pipe.type(name).memory_usage(name).object("IDLETIME", name).pttl(name)
             answers = pipe.execute(raise_on_error=False)
@@ -62,7 +67,7 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def messages(server: RedisServer, db: int = 0) -> dict[str, list[dict[str, Any]]]:
+def messages(server: HasClient, db: int = 0) -> dict[str, list[dict[str, Any]]]:
     """The waiting messages of each queue, undecoded; the next to be taken comes first."""
     found: dict[str, list[dict[str, Any]]] = {}
     with reader(server, db) as client:
@@ -80,7 +85,7 @@ def messages(server: RedisServer, db: int = 0) -> dict[str, list[dict[str, Any]]
     return found
 
 
-def depth(server: RedisServer, db: int = 0) -> pd.DataFrame:
+def depth(server: HasClient, db: int = 0) -> pd.DataFrame:
     """Messages that wait in each queue, with one row for each priority list."""
     rows = []
     for name, waiting in messages(server, db).items():
@@ -89,14 +94,15 @@ def depth(server: RedisServer, db: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["queue", "priority", "waiting"])
 
 
-def unacked(server: RedisServer, db: int = 0) -> pd.DataFrame:
+def unacked(server: HasClient, db: int = 0) -> pd.DataFrame:
     """Messages that a worker took and has not acknowledged: delivery tag, task, age in seconds."""
     with reader(server, db) as client:
         # At once, or a message that comes between would have no score. Not with MULTI: a full Redis
         # refuses to queue even a reading command (`server.c: processCommand`, reject_cmd_on_oom).
-        pipe = client.pipeline(transaction=False).hgetall("unacked")
-        held, index = pipe.zrange("unacked_index", 0, -1, withscores=True).execute()
-    index = dict(index)
+        pipe: Any = client.pipeline(transaction=False)
+        pipe.hgetall("unacked").zrange("unacked_index", 0, -1, withscores=True)
+        held, scores = pipe.execute()
+    index = dict(scores)
     now = time.time()
     rows = []
     for tag, raw in held.items():
@@ -129,7 +135,7 @@ def running(app: Celery, timeout: float = 1.0) -> set[str]:
 class Watch:
     """What a server's memory and one queue did over time. Made by `watch`."""
 
-    def __init__(self, server: RedisServer, queue: str, db: int) -> None:
+    def __init__(self, server: HasClient, queue: str, db: int) -> None:
         self._server, self._queue, self._db = server, queue, db
         self._start = time.monotonic()
         self._rows: list[list[float]] = []
@@ -168,7 +174,7 @@ class Watch:
 
 
 @contextmanager
-def watch(server: RedisServer, queue: str = "celery", db: int = 0) -> Iterator[Watch]:
+def watch(server: HasClient, queue: str = "celery", db: int = 0) -> Iterator[Watch]:
     """Sample memory, the size of `queue` and evictions twenty times a second, touching nothing."""
     watching = Watch(server, queue, db)
     watching._thread.start()

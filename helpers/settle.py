@@ -1,23 +1,40 @@
 """Heal, drain, count: waits until nothing moves, then asks the broker what it still has."""
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
-import redis
-
-from helpers import lens
-from helpers.fates import CHILD_GONE, Census, Outcome, Unacked, classify
+from helpers.brokers import Broker
+from helpers.errors import BrokerSilent
+from helpers.fates import CHILD_GONE, Census, Outcome, classify
 from helpers.ledger import Ledger
+from helpers.process import Process
 from helpers.status import Status
+from helpers.worker import Worker
 
-if TYPE_CHECKING:
-    from helpers.stack import Stack
 # A parent looks after its children every 5 s (`celery/concurrency/asynpool.py: AsynPool.timers`),
 # and gives a dead one 10 s to have reported (`billiard/pool.py: LOST_WORKER_TIMEOUT`).
 _NOTICING = 16
 
 
-def settle(stack: "Stack", timeout: float, quiet: float) -> Outcome:
+class Settling(Protocol):
+    """What comes to rest: the parts of a `Stack` that matter here."""
+
+    name: str
+    ledger: Ledger
+    broker: Broker
+    workers: list[Worker]
+
+    @property
+    def alive(self) -> Sequence[Process]:
+        """Servers and workers that are alive."""
+
+    @property
+    def patience(self) -> float:
+        """How many times as long as usual to wait."""
+
+
+def settle(stack: Settling, timeout: float, quiet: float) -> Outcome:
     """What `Stack.settle` says."""
     ledger = stack.ledger
     ledger.append("settle")  # a ledger that takes no line would count too little
@@ -48,7 +65,7 @@ def settle(stack: "Stack", timeout: float, quiet: float) -> Outcome:
                     return judge(stack, moving=True)
 
 
-def judge(stack: "Stack", moving: bool = False) -> Outcome:
+def judge(stack: Settling, moving: bool = False) -> Outcome:
     """The outcome as of now. `moving` says that the drain ran out of time."""
     # A task crosses from the broker into the ledger. With the census first it may be seen twice on
     # its way, but never nowhere.
@@ -77,27 +94,24 @@ def _moving(outcome: Outcome, seconds: float) -> bool:
     return bool((consumed | returning | (table["message"] == "held")).any())
 
 
-def census(stack: "Stack") -> Census | None:
+def census(stack: Settling) -> Census | None:
     """What the broker holds and which processes live; None when the broker does not answer.
 
-    A fetch moves a message from its queue to `unacked`, a sweep moves it back. `unacked` is read
-    before the queues and after them, so a message on its way is seen at least once.
+    A fetch moves a message from its queue to a worker's hands (Redis: `unacked`), a return moves it
+    back. What is held is read before the queues and after them, so a message on its way is seen at
+    least once.
     """
     live: set[int] = set()
     for worker in stack.workers:
         if worker.alive:
             live |= {worker.pid, *worker.children()}
     try:
-        before = lens.unacked(stack.redis)
-        queued = {
-            queue: [message["headers"]["id"] for message in waiting]
-            for queue, waiting in lens.messages(stack.redis).items()
-        }
-        after = lens.unacked(stack.redis)
-    except redis.RedisError:
+        before = stack.broker.unacked()
+        queued = stack.broker.queued()
+        after = stack.broker.unacked()
+    except BrokerSilent:
         return None
     back = {task_id for ids in queued.values() for task_id in ids}
-    held = {row.tag: row for row in before.itertuples() if row.id not in back}
-    held |= {row.tag: row for row in after.itertuples()}
-    unacked = [Unacked(tag, row.id, row.since) for tag, row in held.items()]
-    return Census(time.time(), queued, unacked, frozenset(live))
+    unacked = {entry.tag: entry for entry in before if entry.task_id not in back}
+    unacked |= {entry.tag: entry for entry in after}
+    return Census(time.time(), queued, list(unacked.values()), frozenset(live))

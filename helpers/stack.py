@@ -1,21 +1,23 @@
 """One private broker, its result backend, its workers and its ledger, as one object."""
 
 import importlib.util
+import json
 import os
 import re
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import pandas as pd
 from celery import Celery, _state
 from celery.result import AsyncResult
 
-from helpers import lens, reaper
+from helpers import reaper
+from helpers.brokers import Broker
 from helpers.brokers.redis import RedisServer
 from helpers.deliveries import deliveries
 from helpers.errors import AnotherBroker, StackError
@@ -23,18 +25,22 @@ from helpers.fates import Outcome
 from helpers.ledger import Ledger
 from helpers.process import Process
 from helpers.settle import settle
-from helpers.witness import LEDGER_VARIABLE, watch_publishes
+from helpers.witness import (
+    LEDGER_VARIABLE,
+    OPTIONS_VARIABLE,
+    add_transport_options,
+    watch_publishes,
+)
 from helpers.worker import Worker
 
+_ADDRESSES = ("broker_url", "broker_read_url", "broker_write_url")
 # Celery reads these lazily, and they beat `conf.broker_url`.
-_ADDRESSES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
+_VARIABLES = tuple(f"CELERY_{setting.upper()}" for setting in _ADDRESSES)
 _BACKEND = "CELERY_RESULT_BACKEND"
 
 # Seconds until a worker is ready on a machine with two idle cores: 0.35 to 0.6 were measured. With
 # a quarter of a core it takes 1.7 to 2.5.
 _USUAL_START = 0.6
-
-_open_stacks: "dict[str, Stack]" = {}
 
 
 def import_file(path: Path) -> ModuleType:
@@ -53,19 +59,22 @@ class Stack:
     """A broker, a result backend, workers and a ledger that belong to one notebook.
 
     `directory` holds the application's file; without one the stack makes its own. `redis` is what
-    would stand in redis.conf. `backend` is "same" (database 1 of the same server), a mapping (a
-    second server with that redis.conf), a URL that Celery understands, or None. A stack closes an
-    earlier one of the same name first, so a cell or a notebook can be run again.
+    would stand in redis.conf. `broker` makes another broker than Redis in the empty directory that
+    it is given. `backend` is "same" (database 1 of the same Redis), a mapping (a second server with
+    that redis.conf), a URL that Celery understands, or None. A stack closes an earlier one of the
+    same name first, so a cell or a notebook can be run again.
     Raises StackError when the server or the directory cannot be used.
     """
 
     most_patience = 4.0
+    _open: ClassVar[dict[str, "Stack"]] = {}  # by name
 
     def __init__(
         self,
         directory: Path | str | None = None,
         *,
         redis: Mapping[str, str] | None = None,
+        broker: Callable[[Path], Broker] | None = None,
         backend: Mapping[str, str] | str | Literal["same"] | None = "same",
         name: str = "stack",
     ) -> None:
@@ -75,7 +84,7 @@ class Stack:
         self._servers: list[RedisServer] = []
         self._apps: list[Celery] = []
         self._closed = False
-        if earlier := _open_stacks.pop(name, None):
+        if earlier := self._open.pop(name, None):
             earlier.close()
         _forget_addresses()
         self._private = self.directory / f".{name}"
@@ -84,11 +93,11 @@ class Stack:
             self._private.mkdir(mode=0o700)
             reaper.check_writable(self._private)
             self.ledger = Ledger(self._private / "ledger.jsonl")
-            self.redis = self._start_server("redis", redis)
-            self.results = self.redis
+            self.broker = self._start_broker(broker, redis)
+            self._results: RedisServer | None = None
             if isinstance(backend, Mapping):
-                self.results = self._start_server("results", backend)
-                backend = self.results.url(0)
+                self._results = self._start_server("results", backend)
+                backend = self._results.url(0)
             self.backend_url = self.redis.url(1) if backend == "same" else backend
         except OSError as error:
             self.close()
@@ -99,7 +108,33 @@ class Stack:
         except BaseException:
             self.close()
             raise
-        _open_stacks[name] = self
+        self._open[name] = self
+
+    def _start_broker(
+        self, make: Callable[[Path], Broker] | None, config: Mapping[str, str] | None
+    ) -> Broker:
+        if make is None:
+            return self._start_server("redis", config)
+        if config is not None:
+            raise StackError("redis= configures a Redis, and broker= is another one: give one")
+        home = self._private / "broker"
+        home.mkdir(mode=0o700)
+        return make(home)
+
+    @property
+    def redis(self) -> RedisServer:
+        """The broker, where it is Redis. Raises StackError where it is another one."""
+        if not isinstance(self.broker, RedisServer):
+            raise StackError(
+                "this stack's broker is no Redis: say where results go, as in backend=None or "
+                "backend={} (a Redis for results), and ask stack.broker instead of stack.redis"
+            )
+        return self.broker
+
+    @property
+    def results(self) -> RedisServer:
+        """The Redis that keeps the results: the broker's, or one of its own."""
+        return self._results or self.redis
 
     def _start_server(self, name: str, config: Mapping[str, str] | None) -> RedisServer:
         home = self._private / name
@@ -140,12 +175,16 @@ class Stack:
         )
         self.workers.append(worker)
         try:
-            worker.wait_until(lambda: f"{name}@stack ready." in worker.log.text, "ready", timeout)
+            worker.wait_until(lambda: self._is_ready(worker), "ready", timeout)
         except BaseException:
             worker.kill()
             raise
         worker.seconds_to_ready = time.monotonic() - started
         return worker
+
+    def _is_ready(self, worker: Worker) -> bool:
+        """By its own word in the ledger: what it logs, and where, is the application's affair."""
+        return any(event["pid"] == worker.pid for event in self.ledger.of("ready"))
 
     def _only_application(self) -> str:
         files = sorted(path.stem for path in self.directory.glob("*.py"))
@@ -159,7 +198,8 @@ class Stack:
 
     def _worker_environment(self) -> dict[str, str]:
         environment = dict(os.environ)
-        environment.update(dict.fromkeys(_ADDRESSES, self.redis.url(0)))
+        environment.update(dict.fromkeys(_VARIABLES, self.broker.broker_url))
+        environment[OPTIONS_VARIABLE] = json.dumps(dict(self.broker.broker_transport_options))
         if self.backend_url:
             environment[_BACKEND] = self.backend_url
         environment[LEDGER_VARIABLE] = str(self.ledger.path)
@@ -194,16 +234,16 @@ class Stack:
         if not apps:
             raise StackError(f'{name}.py has no application: app = Celery("{name}")')
         app = apps[0]
-        addresses = ("broker_url", "broker_read_url", "broker_write_url")
-        if any(app.conf[setting] for setting in addresses):
+        if any(app.conf[setting] for setting in _ADDRESSES):
             warnings.warn(
                 f"{name}.py points at a broker of its own. Leave the address out: "
                 "the stack gives it its private Redis",
                 AnotherBroker,
                 stacklevel=2,
             )
-        for setting in addresses:
-            app.conf[setting] = self.redis.url(0)
+        for setting in _ADDRESSES:
+            app.conf[setting] = self.broker.broker_url
+        add_transport_options(app, self.broker.broker_transport_options)
         app.conf.result_backend = self.backend_url
         watch_publishes(app, self.ledger)
         self._apps.append(app)
@@ -233,8 +273,8 @@ class Stack:
         """Wait until one task has reached a moment; `timeout` in seconds, times `patience`.
 
         A moment is an event of the ledger (received, started, finished, failed, retried, ...), or
-        acknowledged: received, and no longer in `unacked`. Raises StackError, with the end of each
-        worker's log, when the time runs out.
+        acknowledged: received, and no longer in a worker's hands. Raises StackError, with the end
+        of each worker's log, when the time runs out.
         """
         self._check_open()
         timeout *= self.patience
@@ -256,20 +296,26 @@ class Stack:
             return False
         if moment != "acknowledged":
             return True
-        return task_id not in set(lens.unacked(self.redis)["id"])
+        return all(entry.task_id != task_id for entry in self.broker.unacked())
 
     def deliveries(self) -> pd.DataFrame:
         """One row for each time a worker received a message, in seconds since the first publish.
 
         What `plots.timeline` draws.
         """
-        faults = [fault for process in (*self._servers, *self.workers) for fault in process.faults]
+        faults = [fault for process in self._processes for fault in process.faults]
         return deliveries(self.ledger.read(), faults)
 
     @property
     def alive(self) -> list[Process]:
         """The servers and workers of this stack that are alive."""
-        return [process for process in (*self._servers, *self.workers) if process.alive]
+        return [process for process in self._processes if process.alive]
+
+    @property
+    def _processes(self) -> list[Process]:
+        # A stack whose broker did not start is closed all the same.
+        broker = self.broker.processes if hasattr(self, "broker") else ()
+        return list(dict.fromkeys([*broker, *self._servers, *self.workers]))
 
     def processes(self) -> list[str]:
         """The names of the servers and workers that are alive."""
@@ -280,13 +326,13 @@ class Stack:
         if self._closed:
             return
         self._closed = True
-        if _open_stacks.get(self.name) is self:
-            del _open_stacks[self.name]
+        if self._open.get(self.name) is self:
+            del self._open[self.name]
         # Results that are garbage-collected after their Redis is gone can block for 19 s.
         for app in self._apps:
             _detach(app)
             app.send_task = lambda *_, **__: self._check_open()
-        for process in (*self.workers, *self._servers):
+        for process in reversed(self._processes):
             process.kill()
         if hasattr(self, "ledger"):
             self.ledger.close()
@@ -305,7 +351,7 @@ class Stack:
     def __repr__(self) -> str:
         if self._closed:
             return f"Stack {self.name} · closed"
-        servers = [f"{server.name} · {server!r}" for server in self._servers]
+        servers = [f"{s.name} · {s!r}" for s in dict.fromkeys([self.broker, *self._servers])]
         return "\n  ".join([f"Stack {self.name}", *servers, *map(repr, self.workers)])
 
 
@@ -318,7 +364,7 @@ def _checked(name: str) -> str:
 
 def _forget_addresses() -> None:
     """An address in this process would send the notebook's tasks to somebody's real broker."""
-    for name in (*_ADDRESSES, _BACKEND):
+    for name in (*_VARIABLES, _BACKEND):
         if os.environ.pop(name, None) is not None:
             warnings.warn(f"{name} is not used here: removed it from this process", stacklevel=3)
 

@@ -2,17 +2,30 @@
 
 A worker loads it from its command line (`-I helpers.witness`); the application knows nothing of it.
 Importing it does nothing unless the environment names a ledger, which only a stack's workers have.
+It uses Celery's own extension points where there are any: signals, a consumer bootstep, a class of
+its own for `app.amqp` and for the transport's `Channel.QoS`.
 """
 
+import json
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from celery import Celery, current_app, signals, states
+from celery import Celery, bootsteps, current_app, signals, states
+from kombu.transport import redis
+from kombu.utils.objects import cached_property
 
 from helpers.ledger import Ledger
 
 LEDGER_VARIABLE = "TASK_LEDGER"
+OPTIONS_VARIABLE = "TASK_BROKER_OPTIONS"
+
+
+def add_transport_options(app: Celery, options: Mapping[str, Any]) -> None:
+    """Give an application what it needs to reach the broker, beside what it set itself."""
+    if options:
+        app.conf.broker_transport_options = {**app.conf.broker_transport_options, **options}
 
 
 def watch_publishes(app: Celery, ledger: Ledger) -> None:
@@ -22,36 +35,51 @@ def watch_publishes(app: Celery, ledger: Ledger) -> None:
     and nothing at all when a publish raises. So this wraps the one function through which every
     publish goes (`celery/app/amqp.py: AMQP.send_task_message`): calls, retries, chord bodies.
     """
-    create = app.amqp._create_task_sender
+    ours: type[Any] = type(app.amqp)
 
-    def create_witnessed() -> Callable[..., Any]:
-        send = create()
+    class WitnessedAMQP(ours):
+        """The application's own, which also tells the ledger."""
 
-        def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
-            about = message.headers or message.body  # protocol 2, protocol 1
-            task_id, retries = about["id"], about["retries"]
-            # What `charge(3)` was called with, as Celery itself writes it into the message.
-            args = about.get("argsrepr")
-            ledger.append("attempted", task_id, task=name, retries=retries, args=args)
-            try:
-                result = send(producer, name, message, **options)
-            except BaseException as error:
-                ledger.append("refused", task_id, task=name, retries=retries, why=repr(error))
-                raise
-            ledger.append("accepted", task_id, task=name, retries=retries)
-            return result
+        @cached_property
+        def send_task_message(self) -> Callable[..., Any]:
+            return _witnessed(super().send_task_message, ledger)
 
-        return send_task_message
-
-    # Celery builds the sender at the first publish, from the configuration of that moment.
-    app.amqp._create_task_sender = create_witnessed
-    app.amqp.__dict__.pop("send_task_message", None)
+    amqp = WitnessedAMQP(app)
+    # A worker has chosen its queues by now (`celery/worker/worker.py: setup_queues`). The sender is
+    # made anew, at the first publish, from the configuration of that moment.
+    amqp.__dict__.update(app.amqp.__dict__)
+    amqp.__dict__.pop("send_task_message", None)
+    app.amqp = amqp
 
 
-def watch_worker(ledger: Ledger) -> None:
+def _witnessed(send: Callable[..., Any], ledger: Ledger) -> Callable[..., Any]:
+    def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
+        about = message.headers or message.body  # protocol 2, protocol 1
+        task_id, retries = about["id"], about["retries"]
+        # What `charge(3)` was called with, as Celery itself writes it into the message.
+        args = about.get("argsrepr")
+        ledger.append("attempted", task_id, task=name, retries=retries, args=args)
+        try:
+            result = send(producer, name, message, **options)
+        except BaseException as error:
+            ledger.append("refused", task_id, task=name, retries=retries, why=repr(error))
+            raise
+        ledger.append("accepted", task_id, task=name, retries=retries)
+        return result
+
+    return send_task_message
+
+
+def watch_worker(app: Celery, ledger: Ledger) -> None:
     """Record what this worker process receives, starts, finishes, retries, fails and drops."""
+    _watch_tasks(ledger)
+    _watch_refusals(app, ledger)
+    _watch_returns(ledger)
+
+
+def _watch_tasks(ledger: Ledger) -> None:
     # Celery keeps weak references to receivers unless told otherwise, and ours are local.
-    connect = {"weak": False}
+    connect: dict[str, Any] = {"weak": False}
 
     @signals.worker_ready.connect(**connect)
     def ready(sender: Any, **_: Any) -> None:
@@ -111,35 +139,67 @@ def watch_worker(ledger: Ledger) -> None:
 
     @signals.task_rejected.connect(**connect)
     def rejected(message: Any, exc: BaseException | None, **_: Any) -> None:
-        _discarded(message, f"unreadable message: {exc!r}")
+        _discarded(ledger, message, f"unreadable message: {exc!r}")
 
-    # A refused content type sends no signal (`celery/worker/consumer/consumer.py`).
-    from celery.worker.consumer.consumer import Consumer
-    from kombu.transport.redis import Channel
 
-    on_decode_error = Consumer.on_decode_error
+def _watch_refusals(app: Celery, ledger: Ledger) -> None:
+    """A refused content type sends no signal (`celery/worker/consumer/consumer.py`)."""
 
-    def refused_content(self: Any, message: Any, exc: BaseException) -> None:
-        on_decode_error(self, message, exc)
-        _discarded(message, f"refused content: {exc!r}")
+    class Refusals(bootsteps.StartStopStep):
+        def __init__(self, consumer: Any, **options: Any) -> None:
+            told = consumer.on_decode_error
 
-    Consumer.on_decode_error = refused_content
+            def on_decode_error(message: Any, error: BaseException) -> None:
+                told(message, error)
+                _discarded(ledger, message, f"refused content: {error!r}")
 
-    # No signal either: a sweep, a requeue or a shutdown puts an unacknowledged message back. Only
-    # a requeue (`QoS.reject`) puts it on the left.
-    restore = Channel._do_restore_message
+            consumer.on_decode_error = on_decode_error
+            super().__init__(consumer, **options)
 
-    def restored(
-        self: Any, payload: Any, exchange: str, key: str, pipe: Any, leftmost: bool = False
-    ) -> None:
-        restore(self, payload, exchange, key, pipe, leftmost)
-        ledger.append("restored", payload["headers"].get("id"), requeued=leftmost)
+    app.steps["consumer"].add(Refusals)
 
-    Channel._do_restore_message = restored
 
-    def _discarded(message: Any, why: str) -> None:
-        headers = message.headers or {}
-        ledger.append("discarded", headers.get("id"), task=headers.get("task"), why=why)
+def _watch_returns(ledger: Ledger) -> None:
+    """No signal either when a sweep, a requeue or a shutdown puts a message back (Redis).
+
+    It happens in a transaction (`kombu/transport/redis.py: QoS.restore_by_tag`). That one begins
+    again when another worker changes `unacked` meanwhile, and a full Redis can refuse its end: so
+    what it moved is only remembered, and written down once it is done.
+    """
+    channel: Any = redis.Channel
+    ours: type[Any] = channel.QoS
+    put_back = channel._do_restore_message
+
+    class WitnessedQoS(ours):
+        """The transport's own, which also tells the ledger."""
+
+        moved: dict[str, Any] | None = None
+        moved_at = 0.0
+
+        def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
+            self.moved = None
+            super().restore_by_tag(tag, client, leftmost)
+            if self.moved is not None:
+                # Only a requeue (`QoS.reject`) puts it on the left.
+                task_id = self.moved["headers"].get("id")
+                ledger.append("restored", task_id, requeued=leftmost, moved_at=self.moved_at)
+
+        def _remove_from_indices(self, tag: str, pipe: Any = None) -> Any:
+            self.moved = None  # the first command of each attempt
+            return super()._remove_from_indices(tag, pipe)
+
+    def remembered(self: Any, payload: Any, *place: Any, **options: Any) -> None:
+        put_back(self, payload, *place, **options)
+        # Before the end of the transaction: another worker can have the message right after it.
+        self.qos.moved, self.qos.moved_at = payload, time.monotonic()
+
+    # On the class: other channels, such as Sentinel's, inherit both.
+    channel.QoS, channel._do_restore_message = WitnessedQoS, remembered
+
+
+def _discarded(ledger: Ledger, message: Any, why: str) -> None:
+    headers = message.headers or {}
+    ledger.append("discarded", headers.get("id"), task=headers.get("task"), why=why)
 
 
 def _short(hostname: str) -> str:
@@ -156,12 +216,15 @@ def _delivery(message: Any) -> dict[str, Any]:
     }
 
 
-def _sweep(consumer: Any) -> dict[str, float]:
+def _sweep(consumer: Any) -> dict[str, Any]:
     """How long this worker leaves a message in `unacked`, and how often it looks, in seconds.
 
     `kombu/transport/redis.py: QoS.restore_visible` and `Transport.register_with_event_loop`.
+    Empty for a transport that has no such clock.
     """
     channel = consumer.task_consumer.channel
+    if not hasattr(channel, "visibility_timeout"):
+        return {}
     return {
         "visibility_timeout": float(channel.visibility_timeout),
         "sweep_period": float(channel.unacked_restore_interval * channel.unacked_restore_throttle),
@@ -169,6 +232,7 @@ def _sweep(consumer: Any) -> dict[str, float]:
 
 
 if path := os.environ.get(LEDGER_VARIABLE):
-    _ledger = Ledger(path)
-    watch_publishes(current_app._get_current_object(), _ledger)
-    watch_worker(_ledger)
+    _app, _ledger = current_app._get_current_object(), Ledger(path)
+    add_transport_options(_app, json.loads(os.environ.get(OPTIONS_VARIABLE, "{}")))
+    watch_publishes(_app, _ledger)
+    watch_worker(_app, _ledger)

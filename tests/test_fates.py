@@ -159,11 +159,11 @@ def test_a_finished_task_with_a_message_left_is_no_clean_pass() -> None:
 
 
 def test_queue_without_consumer_says_so() -> None:
-    at = census(queued={"mail": ["a"], "celery\x06\x163": ["b"]})
+    at = census(queued={"mail": ["a"], "celery": ["b"]})
     table = Story().ready().publish("a", "b").judge(at).table
     assert table["where"].to_dict() == {
         "a": "queue mail, no consumer",
-        "b": "queue celery\x06\x163",
+        "b": "queue celery",
     }
 
 
@@ -194,6 +194,15 @@ def test_with_no_worker_alive_nobody_brings_it_back() -> None:
     story, at = held_by(DEAD, age=10)
     row = story.judge(Census(NOW, unacked=at.unacked)).table.loc["a"]
     assert (row["earliest_return"], row["latest_return"]) == (3590, math.inf)
+
+
+def test_without_a_visibility_timeout_no_clock_brings_it_back() -> None:
+    story, at = held_by(DEAD)
+    for event in story.events:
+        event.pop("visibility_timeout", None)
+        event.pop("sweep_period", None)
+    row = story.judge(at).table.loc["a"]
+    assert math.isnan(row["earliest_return"]) and row["latest_return"] == math.inf
 
 
 def test_unacked_without_its_index_never_returns() -> None:

@@ -1,4 +1,4 @@
-"""A private Redis (or Valkey) server: found, started, checked to be ours, broken on purpose."""
+"""A private Redis (or Valkey) server: found, started, checked to be ours, asked what it holds."""
 
 import importlib.util
 import os
@@ -7,13 +7,16 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import redis
 
-from helpers.errors import StackError
+from helpers import lens
+from helpers.errors import BrokerSilent, StackError
+from helpers.fates import Unacked
 from helpers.process import Process
 
 OURS = ("bind", "daemonize", "dir", "logfile", "pidfile", "port", "requirepass", "unixsocket")
@@ -111,6 +114,43 @@ class RedisServer(Process):
         """The URL of database `db`, with the password."""
         return f"redis://:{self._password}@127.0.0.1:{self.port}/{db}"
 
+    @property
+    def broker_url(self) -> str:
+        """The URL of database 0, which is the broker."""
+        return self.url(0)
+
+    @property
+    def broker_transport_options(self) -> Mapping[str, Any]:
+        """None: the URL says it all."""
+        return {}
+
+    @property
+    def processes(self) -> Sequence[Process]:
+        """This server."""
+        return [self]
+
+    def queued(self) -> dict[str, list[str]]:
+        """Ids of the waiting tasks by queue, all its priorities together.
+
+        Raises BrokerSilent when the server does not answer.
+        """
+        with _answering():
+            waiting = lens.messages(self)
+        found: dict[str, list[str]] = {}
+        for name, messages in waiting.items():
+            queue, _, _ = name.partition(lens.PRIORITY_MARK)
+            found.setdefault(queue, []).extend(message["headers"]["id"] for message in messages)
+        return found
+
+    def unacked(self) -> list[Unacked]:
+        """What is in kombu's hash `unacked` (`kombu/transport/redis.py: QoS.append`).
+
+        Raises BrokerSilent when the server does not answer.
+        """
+        with _answering():
+            held = lens.unacked(self)
+        return [Unacked(row.tag, row.id, row.since) for row in held.itertuples()]
+
     def client(self, db: int = 0, **options: Any) -> redis.Redis:
         """A redis-py client for database `db`; `options` go to `redis.Redis.from_url`."""
         return redis.Redis.from_url(self.url(db), **{"decode_responses": True, **options})
@@ -131,6 +171,14 @@ class RedisServer(Process):
         limit = self.config.get("maxmemory", "no memory limit")
         policy = self.config.get("maxmemory-policy", "noeviction")
         return f"{self.version} on 127.0.0.1:{self.port} · {limit} · {policy}"
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except redis.RedisError as error:
+        raise BrokerSilent(f"the broker does not answer: {error}") from error
 
 
 def _free_port() -> int:
