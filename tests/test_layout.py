@@ -1,0 +1,96 @@
+"""The package keeps its rooms: no circle among modules, engine apart from content, short files."""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+
+import pytest
+
+from helpers.authoring import ROOT
+
+MOST_LINES = 520
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "helpers").rglob("*.py"))
+}
+
+
+def imported(source: str, known: set[str]) -> set[str]:
+    """Modules of ours that a source imports, also inside functions and for types only."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = {f"{node.module}.{name.name}" for name in node.names}
+            # `from helpers import lens` needs the module, not what the package offers beside it.
+            found |= (inside & known) or {node.module}
+    return found & known
+
+
+def graph() -> dict[str, set[str]]:
+    """What each module imports. Packages only offer names of their own modules: left out."""
+    return {
+        name: imported(path.read_text(), set(MODULES))
+        for name, path in MODULES.items()
+        if path.name != "__init__.py" or "class " in path.read_text()
+    }
+
+
+def test_no_circle_among_modules() -> None:
+    TopologicalSorter(graph()).prepare()
+
+
+def test_a_circle_would_be_found() -> None:
+    sources = {"a": "def f():\n    from b import x", "b": "import a"}
+    circle = {name: imported(source, set(sources)) for name, source in sources.items()}
+    with pytest.raises(CycleError):
+        TopologicalSorter(circle).prepare()
+
+
+def reached(start: str) -> set[str]:
+    """What a module imports, however indirectly."""
+    arrows, found, left = graph(), set[str](), [start]
+    while left:
+        for name in arrows.get(left.pop(), set()) - found:
+            found.add(name)
+            left.append(name)
+    return found
+
+
+ROOMS = {
+    # room: what nothing in it may need
+    "helpers.checks": ("helpers.exercises", "helpers.authoring"),
+    "helpers.exercises": ("helpers.authoring", "helpers.plots"),
+    "helpers.plots": ("helpers.checks", "helpers.exercises", "helpers.authoring", "helpers.stack"),
+    "helpers.brokers": ("helpers.stack", "helpers.checks", "helpers.authoring"),
+    "helpers.fates": ("helpers.brokers", "helpers.lens", "helpers.stack"),
+    "helpers.settle": ("helpers.brokers.redis", "helpers.lens", "helpers.stack"),
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_needs_only_what_it_may(room: str) -> None:
+    inside = [name for name in MODULES if name == room or name.startswith(f"{room}.")]
+    assert inside
+    for name in inside:
+        wrong = [other for other in reached(name) if other.startswith(ROOMS[room])]
+        assert wrong == [], f"{name} needs {wrong}"
+
+
+def test_every_file_is_short_enough_to_read() -> None:
+    places = ("helpers", "tests", "notebooks", "site")
+    lines = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for place in places
+        for path in (ROOT / place).rglob("*.py")
+    }
+    assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_the_folder_of_tests_holds_no_program() -> None:
+    programs = [
+        path.name
+        for path in (ROOT / "tests").rglob("*.py")
+        if 'if __name__ == "__main__":' in path.read_text().splitlines()
+    ]
+    assert programs == []
