@@ -37,7 +37,9 @@ def parts(
             "and restore it with celery.result.result_from_tuple()"
         )
     header = [leaf for child in group.results for leaf in leaves(child)]
-    queues = {m["headers"]["id"]: name for name, own in lens.messages(broker).items() for m in own}
+    queues = {
+        lens.task_of(message)[0]: own.key for own in lens.lists(broker) for message in own.messages
+    }
     held = set(lens.unacked(broker)["id"])
     key = f"celery-taskset-meta-{group.id}"
     rows = []

@@ -40,7 +40,7 @@ class Unacked:
     """
 
     tag: str
-    task_id: str
+    task_id: str | None
     since: float
 
 

@@ -84,7 +84,9 @@ def _watch_tasks(ledger: Ledger) -> None:
     @signals.worker_ready.connect(**connect)
     def ready(sender: Any, **_: Any) -> None:
         queues = sorted(sender.app.amqp.queues.consume_from)
-        ledger.append("ready", worker=_short(sender.hostname), queues=queues, **_sweep(sender))
+        worker, options = _short(sender.hostname), dict(sender.app.conf.broker_transport_options)
+        about = {"queues": queues, "transport_options": options, **_sweep(sender)}
+        ledger.append("ready", worker=worker, **about)
 
     @signals.task_received.connect(**connect)
     def received(request: Any, **_: Any) -> None:
