@@ -153,7 +153,7 @@ def store(path: Path) -> list[str]:
         beside.unlink(missing_ok=True)
     if path.stem == COVER:
         path.with_name(PICTURE).write_bytes(first_picture(notebook))
-    return problems(notebook) + links.broken(path)
+    return problems(notebook, path.stem) + links.broken(path)
 
 
 def first_picture(notebook: NotebookNode) -> bytes:
