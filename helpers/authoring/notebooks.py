@@ -61,7 +61,11 @@ def execute(path: Path) -> NotebookNode:
     return notebook
 
 
-def _failure(notebook: NotebookNode, index: int, error: Exception) -> tuple[str, str]:
+def _failure(
+    notebook: NotebookNode,
+    index: int,
+    error: CellExecutionError | CellTimeoutError | DeadKernelError,
+) -> tuple[str, str]:
     cell = notebook.cells[index]
     if isinstance(error, CellTimeoutError):
         brief = said = f"no end after {CELL_SECONDS} s"

@@ -1,6 +1,7 @@
 """The survival grid: what becomes of one order when a process is killed at a named moment."""
 
 import textwrap
+from typing import Any
 
 import pandas
 from matplotlib import rc_context
@@ -71,7 +72,7 @@ def _draw(results: Results, table: pandas.DataFrame, title: str) -> Figure:
     axes.set(xlim=(0, theme.WIDTH), ylim=(foot + _FOOT, 0))
     axes.axis("off")
     axes.text(_LEFT, 0.1, title, **theme.TITLE)
-    middle = {"ha": "center", "va": "center"}
+    middle: dict[str, Any] = {"ha": "center", "va": "center"}
     for number, (process, moment) in enumerate(table.columns):
         x = _LEFT + _LABELS + number * pitch + _GAP * processes.index(process)
         if moment == table[process].columns[0]:
