@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from helpers.plots import theme
-from helpers.plots.figure import show
+from helpers.plots.figure import show, wrapped
 
 _MEANING = {
     "hung": "nothing is left that could complete it",
@@ -89,9 +89,9 @@ def _draw(rows: list[_Row], title: str) -> Figure:
     figure = Figure()
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    title = textwrap.fill(title, 76)
+    title, above = wrapped(title)
     axes.text(_LEFT, 0.1, title, **theme.TITLE)
-    y = _legend(axes, 0.28 + 0.22 * (title.count("\n") + 1), rows)
+    y = _legend(axes, 0.28 + above, rows)
 
     places = _WITH_FIXES if any(row.fixes for row in rows) else _WITHOUT
     for x, head in zip(places, (_noun(rows), "outcome", "fix", "with the fix"), strict=False):

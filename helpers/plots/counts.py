@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from helpers.plots import theme
-from helpers.plots.figure import show
+from helpers.plots.figure import show, wrapped
 
 _MARKERS, _COLOURS = "oD^s", (theme.DEEP_VERMILION, theme.DEEP_PURPLE, theme.BLUE, theme.INK)
 _NOTE = "tick: one run · mark: their mean, with its 95 % interval (Student's t)"
@@ -63,8 +63,8 @@ def _interval(values: pandas.Series) -> tuple[float, float]:
 
 
 def _draw(cells: Cells, bounds: Bounds, title: str, xlabel: str, ylabel: str) -> Figure:
-    title = textwrap.fill(title, 76)
-    height = 4.1 + 0.22 * title.count("\n")
+    title, above = wrapped(title)
+    height = 3.88 + above
     figure = Figure(figsize=(theme.WIDTH, height))
     axes = figure.add_axes((0.08, 0.6 / height, _WIDE / theme.WIDTH, 2.6 / height))
     volumes = sorted({x for some in cells.values() for x in some})

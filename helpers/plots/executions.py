@@ -1,7 +1,6 @@
 """How often a late-acked task runs, against what the visibility timeout allows."""
 
 import math
-import textwrap
 from typing import Any
 
 import numpy
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from helpers.plots import theme
-from helpers.plots.figure import show
+from helpers.plots.figure import show, wrapped
 
 _WIDE, _DEEP, _DOT = 7.2, 3.1, 0.075  # inches: the axes, and a dot with its margin
 
@@ -57,8 +56,8 @@ def executions(runs: pandas.DataFrame, title: str, *, timeout: float, period: fl
 
 
 def _draw(runs: pandas.DataFrame, title: str, timeout: float, period: float) -> Figure:
-    title = textwrap.fill(title, 76)
-    height = _DEEP + 1.25 + 0.22 * title.count("\n")
+    title, above = wrapped(title)
+    height = _DEEP + 1.03 + above
     figure = Figure(figsize=(theme.WIDTH, height))
     axes = figure.add_axes((0.08, 0.6 / height, _WIDE / theme.WIDTH, _DEEP / height))
     figure.text(0.02, 1 - 0.1 / height, title, **theme.TITLE)

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import textwrap
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -80,6 +81,12 @@ def show(figure: Figure, alt: str, sentence: str, table: pandas.DataFrame | None
     if table is not None:
         with pandas.option_context("display.max_colwidth", None):  # or a long cell ends in "..."
             display(table)
+
+
+def wrapped(title: str) -> tuple[str, float]:
+    """The title in lines that fit on a chart, and how many inches they take."""
+    text = textwrap.fill(title, 76)
+    return text, 0.22 * (text.count("\n") + 1)
 
 
 def shorten(text: str, most: int) -> str:

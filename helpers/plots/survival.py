@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from helpers.plots import theme
-from helpers.plots.figure import show
+from helpers.plots.figure import show, wrapped
 
 MOST_COLUMNS = 8  # beyond that the words of a cell do not fit
 
@@ -58,12 +58,12 @@ def survival(cells: pandas.DataFrame, title: str) -> None:
 
 
 def _draw(results: Results, table: pandas.DataFrame, title: str) -> Figure:
-    title = textwrap.fill(title, 76)
+    title, above = wrapped(title)
     processes = list(table.columns.unique(0))
     room = theme.WIDTH - 2 * _LEFT - _LABELS - _GAP * (len(processes) - 1)
     pitch = min(room / len(table.columns), 1.1)
     wide = pitch - _SPACE
-    head = 0.24 + 0.22 * (title.count("\n") + 1)
+    head = 0.24 + above
     most = [max(len(some) for key, some in results.items() if key[0] == s) for s in table.index]
     foot = head + 0.55 + sum(most) * _BLOCK + len(most) * _SPACE
 
