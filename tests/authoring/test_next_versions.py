@@ -51,8 +51,8 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (root / folder).mkdir(parents=True)
     (root / "requirements.txt").write_text(TEXT)
     (root / "helpers" / "make_env.sh").write_text(MAKE_ENV)
-    for name in ("__init__.py", "authoring"):
-        (root / "helpers" / name).symlink_to(next_versions.ROOT / "helpers" / name)
+    for file in ("__init__.py", "authoring"):
+        (root / "helpers" / file).symlink_to(next_versions.ROOT / "helpers" / file)
     cells = [new_markdown_cell("# One"), new_code_cell(STUDY)]
     write(new_notebook(cells=cells), root / "notebooks" / "studies.ipynb")
     monkeypatch.setattr(next_versions, "ROOT", root)
