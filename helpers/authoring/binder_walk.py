@@ -100,7 +100,8 @@ class Place:
         self.home = folder / "jovyan"
         self.home.mkdir()
         self._prefix = folder / "notebook"
-        self._as = {"user": image.UID, "group": image.UID, "extra_groups": []} if ROOT else {}
+        user: dict[str, Any] = {"user": image.UID, "group": image.UID, "extra_groups": []}
+        self._as = user if ROOT else {}
         names = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         for name in subprocess.check_output(names, cwd=image.ROOT, text=True).split("\0"):
             if (source := image.ROOT / name).is_file():
@@ -365,7 +366,7 @@ def main(notebooks: Sequence[str]) -> int:
     """Build, walk, print. 0 if every notebook passed with nothing killed, else 1."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that it tidies up
     load = os.getloadavg()[0]
-    rows = [HEAD]
+    rows: list[tuple[str, ...]] = [HEAD]
     with tempfile.TemporaryDirectory(prefix="binder-walk-") as folder:
         place = Place(Path(folder))
         build(place)

@@ -21,6 +21,7 @@ ABSOLUTE = re.compile(r"(?<![\w.~])/(?:tmp/|(?:home|root|Users)(?![\w-]))")
 
 
 def neutraliser() -> Callable[[str], str]:
+    """A function that makes a text neutral: places and names of this machine become words."""
     places = {
         str(form): word
         for place, word in (
@@ -50,6 +51,7 @@ def neutraliser() -> Callable[[str], str]:
 
 
 def machine_names() -> list[tuple[re.Pattern[str], str]]:
+    """What finds a name of this machine, and the word for it."""
     full = socket.gethostname()
     # "host" is what we write, and "localhost" names nothing.
     hosts = sorted({full, full.split(".")[0]} - {"", "host", "localhost"}, key=len, reverse=True)
@@ -75,10 +77,12 @@ def _telling(name: str) -> bool:
 
 
 def is_text(mime: str) -> bool:
+    """Whether such content can be read, and so can give a name away."""
     return not mime.startswith(("image/", "audio/", "video/")) or mime == "image/svg+xml"
 
 
 def mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """The same lists and dictionaries, with each text in them changed."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
@@ -89,11 +93,18 @@ def mapped(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def texts_of(output: NotebookNode) -> list[str]:
+    """What an output says, in each form that is text."""
     texts: list[str] = []
+
+    def noted(text: str) -> str:
+        texts.append(text)
+        return text
+
     shown = {mime: text for mime, text in output.get("data", {}).items() if is_text(mime)}
-    mapped([output.get("text"), output.get("traceback"), shown], lambda t: texts.append(t) or t)
+    mapped([output.get("text"), output.get("traceback"), shown], noted)
     return texts
 
 
 def plain(text: str) -> str:
+    """Without a terminal's colours."""
     return re.sub(r"\x1b\[[\d;]*m", "", text)

@@ -46,7 +46,8 @@ def given(text: str, requirement: str) -> str:
 
     Raises ValueError for a package that is not there.
     """
-    name, bounds = re.fullmatch(r"([\w-]+)(.*)", requirement).groups()
+    name = re.sub(r"[^\w-].*", "", requirement)
+    bounds = requirement.removeprefix(name)
     text, found = re.subn(
         rf"^({name}(?:\[\w+\])?)[<>=~].*", rf"\1{bounds}", text, flags=re.MULTILINE
     )
@@ -65,8 +66,14 @@ def environment(name: str, requirements: str) -> Path:
     shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info"))
     (place / "requirements.txt").write_text(requirements, encoding="utf-8")
     command = ["sh", "helpers/make_env.sh", "lab"]
-    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    done = subprocess.run(command, cwd=place, env=_clean(), **both)
+    done = subprocess.run(
+        command,
+        cwd=place,
+        env=_clean(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     if done.returncode:
         sys.exit("\n".join([f"{name}: cannot be installed", *done.stdout.splitlines()[-12:]]))
     return place

@@ -61,7 +61,11 @@ def execute(path: Path) -> NotebookNode:
     return notebook
 
 
-def _failure(notebook: NotebookNode, index: int, error: Exception) -> tuple[str, str]:
+def _failure(
+    notebook: NotebookNode,
+    index: int,
+    error: CellExecutionError | CellTimeoutError | DeadKernelError,
+) -> tuple[str, str]:
     cell = notebook.cells[index]
     if isinstance(error, CellTimeoutError):
         brief = said = f"no end after {CELL_SECONDS} s"
@@ -153,7 +157,7 @@ def store(path: Path) -> list[str]:
         beside.unlink(missing_ok=True)
     if path.stem == COVER:
         path.with_name(PICTURE).write_bytes(first_picture(notebook))
-    return problems(notebook) + links.broken(path)
+    return problems(notebook, path.stem) + links.broken(path)
 
 
 def first_picture(notebook: NotebookNode) -> bytes:

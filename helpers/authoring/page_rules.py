@@ -1,15 +1,21 @@
-"""What keeps a stored notebook from being fit to read."""
+"""What keeps a stored notebook from being fit to read.
+
+Some rules hold for every notebook, some only for the numbered pages of the course. What today's
+pages may still do stands in page_exceptions.py.
+"""
 
 import re
 from collections.abc import Iterator
+from itertools import groupby, pairwise
+from statistics import median
 
 import nbformat
 from nbformat import NotebookNode
 
 from helpers.authoring.neutral import ABSOLUTE, BASE64, machine_names, plain, texts_of
+from helpers.authoring.page_exceptions import EXCEPTIONS
 
 MAX_KB = 400
-MAX_LINES = 25
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # What a reader has to know before they start: "... Fifteen minutes to read, one minute to run.", or
 # for a lab "Allow thirty minutes."
@@ -17,12 +23,23 @@ TIME = re.compile(
     r"(minute|second)s?\b.*\bto read\b.*\b(minute|second)s?\b.*\bto run\b|Allow\s+\S+\s+minutes",
     re.DOTALL,
 )
+MAX_LINES, MAX_LINES_OF_A_FILE = 25, 30
+
+CELLS, WORDS, MEDIAN_LINES = (20, 45), (900, 1500), (2, 5)
+MAX_CODE_IN_A_ROW = 2
+STEPS = ["Predict", "Run", "Observe", "Explain", "Fix", "Prove"]
+STEPS += ["Your turn", "In practice", "Further reading"]
+NEEDED = ("In practice", "Further reading")
+STEP = re.compile(rf"({'|'.join(STEPS)})\b")
+ASKS = re.compile(r"^(\w+) = predict\(", re.MULTILINE)
 
 
-def problems(notebook: NotebookNode) -> list[str]:
-    """What keeps a stored notebook from being fit to read, one line each. Empty when it is."""
-    cells = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-    prose = re.sub(r"^(```|~~~).*?^\1", "", "\n\n".join(cells), flags=re.MULTILINE | re.DOTALL)
+def problems(notebook: NotebookNode, name: str) -> list[str]:
+    """What keeps the notebook called `name` from being fit to read. Empty when it is.
+
+    One line each, and one for each exception of this page that it no longer needs.
+    """
+    prose = _prose(notebook)
     found = [*_page_problems(notebook), *_heading_problems(prose), *_prose_problems(prose)]
     executed = 0
     for number, cell in enumerate(notebook.cells, start=1):
@@ -30,15 +47,117 @@ def problems(notebook: NotebookNode) -> list[str]:
         if cell.cell_type == "code":
             executed += 1
             wrong += _code_problems(cell, executed)
+        else:
+            wrong += _one_part_problems(cell.source)
         found += [f"cell {number}: {text}" for text in wrong]
-    return found
+    if name[:1].isdigit():
+        found += _course_problems(notebook)
+    return list(_unexcused(found, EXCEPTIONS.get(name, [])))
+
+
+def _unexcused(found: list[str], excused: list[str]) -> Iterator[str]:
+    left = list(excused)
+    for text in found:
+        # Without its cell's number, which changes with every cell before it.
+        rule = re.sub(r"^cell \d+: ", "", text)
+        if rule in left:
+            left.remove(rule)
+        else:
+            yield text
+    yield from (f"no longer so, take it out of page_exceptions.py: {text}" for text in left)
+
+
+def _prose(notebook: NotebookNode) -> str:
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    return _without_code("\n\n".join(cells))
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def _parts(text: str) -> list[str]:
+    """The second-level headings: what a page is divided by."""
+    return re.findall(r"^##\s+(.*)", _without_code(text), flags=re.MULTILINE)
+
+
+def _course_problems(notebook: NotebookNode) -> Iterator[str]:
+    yield from _size_problems(notebook)
+    yield from _step_problems(_parts(_prose(notebook)))
+    yield from _row_problems(notebook)
+    yield from _answer_problems(notebook)
+
+
+def _size_problems(notebook: NotebookNode) -> Iterator[str]:
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    codes = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    # Blank lines cost a reader nothing, so here they do not count.
+    lines = [sum(bool(line.strip()) for line in code.splitlines()) for code in codes]
+    for amount, what, (least, most) in (
+        (len(notebook.cells), "cells", CELLS),
+        (sum(len(text.split()) for text in texts), "words", WORDS),
+        (median(lines or [0]), "lines in the median code cell", MEDIAN_LINES),
+    ):
+        if amount < least:
+            yield f"{amount:g} {what}, {least} at least"
+        if amount > most:
+            yield f"{amount:g} {what}, {most} at most"
+
+
+def _step_problems(parts: list[str]) -> Iterator[str]:
+    steps = []
+    for heading in parts:
+        if step := STEP.match(heading):
+            steps.append(step[1])
+            if heading != step[1] and not heading.startswith(f"{step[1]}: "):
+                yield f"## {heading}: a step is called {step[1]}, or {step[1]}: and its subject"
+    for earlier, later in pairwise(steps):
+        if STEPS.index(later) < STEPS.index(earlier):
+            yield f"## {later} comes after ## {earlier}"
+    yield from (f"no ## {step}" for step in NEEDED if step not in steps)
+
+
+def _row_problems(notebook: NotebookNode) -> Iterator[str]:
+    """A sentence says what a cell does, and one what was seen."""
+    numbered = enumerate(notebook.cells, start=1)
+    for kind, cells in groupby(numbered, key=lambda entry: entry[1].cell_type):
+        (number, _), *others = cells
+        if kind == "code" and len(others) + 1 > MAX_CODE_IN_A_ROW:
+            text = f"the first of {len(others) + 1} code cells in a row"
+            yield f"cell {number}: {text}, {MAX_CODE_IN_A_ROW} at most without a sentence"
+
+
+def _answer_problems(notebook: NotebookNode) -> Iterator[str]:
+    """From a question to the cell that compares the prediction, no assert tells the answer."""
+    asked, place = "", 0
+    for number, cell in enumerate(notebook.cells, start=1):
+        if cell.cell_type != "code":
+            continue
+        if question := ASKS.search(cell.source):
+            if asked:
+                yield f"cell {place}: a prediction that is never compared"
+            asked, place = question[1], number
+        elif asked:
+            if re.search(r"^\s*assert\b", cell.source, re.MULTILINE):
+                yield f"cell {number}: an assert beside the answer to a Predict, or before it"
+            if re.search(rf"\b{asked}\b", cell.source):
+                asked = ""
+    if asked:
+        yield f"cell {place}: a prediction that is never compared"
+
+
+def _one_part_problems(text: str) -> Iterator[str]:
+    """A cell for each part: it can be linked, and its diff is short."""
+    if len(parts := _parts(text)) > 1:
+        yield f"{len(parts)} parts, one at most: {', '.join(parts)}"
 
 
 def _code_problems(cell: NotebookNode, count: int) -> Iterator[str]:
     if cell.execution_count != count:
         yield f"execution count {cell.execution_count}, expected {count}"
-    if (lines := len(cell.source.splitlines())) > MAX_LINES:
-        yield f"{lines} lines of code, {MAX_LINES} at most"
+    most = MAX_LINES_OF_A_FILE if cell.source.startswith("%%writefile") else MAX_LINES
+    if (lines := len(cell.source.splitlines())) > most:
+        yield f"{lines} lines of code, {most} at most"
     # The machine's names are looked for in results only: prose may use the same words.
     names = [(ABSOLUTE, "an absolute path")]
     names += [(pattern, f"the name of the {word}") for pattern, word in machine_names()]
@@ -79,7 +198,10 @@ def _prose_problems(prose: str) -> Iterator[str]:
     told = dict(
         re.findall(r"^\*\*What you'll (do|learn|need)\.\*\*\s+(.+(?:\n.+)*)", prose, re.MULTILINE)
     )
-    yield from (f"no What you'll {what}" for what in ("do", "learn", "need") if what not in told)
+    order = ["do", "learn", "need"]
+    yield from (f"no What you'll {what}" for what in order if what not in told)
+    if sorted(told) != list(told):
+        yield "What you'll do, learn, need: in another order"
     if "need" in told and not TIME.search(told["need"]):
         yield "What you'll need does not say how long it takes"
     if "![](" in prose:

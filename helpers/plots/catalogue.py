@@ -1,7 +1,7 @@
 """The catalogue: every known cause of a failure, how it ends, and what a fix makes of it."""
 
 import textwrap
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas
 from matplotlib import rc_context
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from helpers.plots import theme
-from helpers.plots.figure import show
+from helpers.plots.figure import show, wrapped
 
 _MEANING = {
     "hung": "nothing is left that could complete it",
@@ -89,9 +89,9 @@ def _draw(rows: list[_Row], title: str) -> Figure:
     figure = Figure()
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    title = textwrap.fill(title, 76)
+    title, above = wrapped(title)
     axes.text(_LEFT, 0.1, title, **theme.TITLE)
-    y = _legend(axes, 0.28 + 0.22 * (title.count("\n") + 1), rows)
+    y = _legend(axes, 0.28 + above, rows)
 
     places = _WITH_FIXES if any(row.fixes for row in rows) else _WITHOUT
     for x, head in zip(places, (_noun(rows), "outcome", "fix", "with the fix"), strict=False):
@@ -124,7 +124,7 @@ def _draw_row(axes: Axes, row: _Row, places: tuple[float, ...], y: float) -> flo
     return max(low, y) + _PAD
 
 
-def _words(axes: Axes, x: float, y: float, words: str, room: float, **look: str) -> float:
+def _words(axes: Axes, x: float, y: float, words: str, room: float, **look: Any) -> float:
     """Write, wrapped, the first line in the middle at `y`. Returns where the next one starts."""
     text = textwrap.fill(words, int(room * _CHARACTERS))
     axes.text(x, y - 0.06, text, va="top", size=8, linespacing=1.2, **look)
@@ -134,7 +134,7 @@ def _words(axes: Axes, x: float, y: float, words: str, room: float, **look: str)
 def _outcomes(axes: Axes, x: float, y: float, ends: Ends) -> float:
     for outcome, words in ends.items():
         symbol = theme.OUTCOMES[outcome]
-        look = {"marker": symbol.shape, "color": symbol.colour, "gid": outcome}
+        look: dict[str, Any] = {"marker": symbol.shape, "color": symbol.colour, "gid": outcome}
         axes.plot([x + 0.06], [y], markersize=0.12 * 72, markeredgewidth=0, **look)
         y = _words(axes, x + _SYMBOL, y, words, theme.WIDTH)
     return y

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from typing import Any
 
 import numpy
 import pandas
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from helpers.plots import theme
-from helpers.plots.figure import show
+from helpers.plots.figure import show, wrapped
 
 _MARKERS, _COLOURS = "oD^s", (theme.DEEP_VERMILION, theme.DEEP_PURPLE, theme.BLUE, theme.INK)
 _NOTE = "tick: one run · mark: their mean, with its 95 % interval (Student's t)"
@@ -62,8 +63,8 @@ def _interval(values: pandas.Series) -> tuple[float, float]:
 
 
 def _draw(cells: Cells, bounds: Bounds, title: str, xlabel: str, ylabel: str) -> Figure:
-    title = textwrap.fill(title, 76)
-    height = 4.1 + 0.22 * title.count("\n")
+    title, above = wrapped(title)
+    height = 3.88 + above
     figure = Figure(figsize=(theme.WIDTH, height))
     axes = figure.add_axes((0.08, 0.6 / height, _WIDE / theme.WIDTH, 2.6 / height))
     volumes = sorted({x for some in cells.values() for x in some})
@@ -75,11 +76,11 @@ def _draw(cells: Cells, bounds: Bounds, title: str, xlabel: str, ylabel: str) ->
     every = [values for some in cells.values() for values in some.values()]
     # Equal runs stand side by side, in each place with the same pitch: more runs, more ink.
     apart = min(0.06 * inch, 0.65 * slot / max(values.value_counts().max() for values in every))
-    tick = {"markersize": 9, "markeredgewidth": 45 * apart / inch, "clip_on": False}
+    tick: dict[str, Any] = {"markersize": 9, "markeredgewidth": 45 * apart / inch, "clip_on": False}
     for x in volumes:
         axes.axvspan(x - side, x + side, color=theme.BAND, linewidth=0, zorder=0)
     for number, (name, marker, colour) in enumerate(zip(cells, _MARKERS, _COLOURS, strict=False)):
-        look = {"color": colour, "markeredgecolor": "white", "clip_on": False}
+        look: dict[str, Any] = {"color": colour, "markeredgecolor": "white", "clip_on": False}
         axes.plot([], [], marker, markersize=9, label=name, **look)
         for x, values in cells[name].items():
             left = x - side + (number + 0.1) * slot
@@ -108,7 +109,7 @@ def _draw(cells: Cells, bounds: Bounds, title: str, xlabel: str, ylabel: str) ->
 def _lines(axes: Axes, bounds: Bounds, apart: float) -> None:
     """A dashed line for each bound, labelled on its right; labels stand `apart` at least."""
     colours = dict(zip(bounds, _COLOURS, strict=False))
-    look = {"transform": axes.get_yaxis_transform(), "va": "center", "size": 9}
+    look: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "size": 9}
     place = -apart
     for name, bound in sorted(bounds.items(), key=lambda item: item[1]):
         place = max(bound, place + apart)

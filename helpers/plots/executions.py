@@ -1,7 +1,7 @@
 """How often a late-acked task runs, against what the visibility timeout allows."""
 
 import math
-import textwrap
+from typing import Any
 
 import numpy
 import pandas
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from helpers.plots import theme
-from helpers.plots.figure import show
+from helpers.plots.figure import show, wrapped
 
 _WIDE, _DEEP, _DOT = 7.2, 3.1, 0.075  # inches: the axes, and a dot with its margin
 
@@ -56,33 +56,32 @@ def executions(runs: pandas.DataFrame, title: str, *, timeout: float, period: fl
 
 
 def _draw(runs: pandas.DataFrame, title: str, timeout: float, period: float) -> Figure:
-    title = textwrap.fill(title, 76)
-    height = _DEEP + 1.25 + 0.22 * title.count("\n")
+    title, above = wrapped(title)
+    height = _DEEP + 1.03 + above
     figure = Figure(figsize=(theme.WIDTH, height))
-    size = _WIDE / theme.WIDTH, _DEEP / height
-    axes = figure.add_axes((0.08, 0.6 / height, *size))
+    axes = figure.add_axes((0.08, 0.6 / height, _WIDE / theme.WIDTH, _DEEP / height))
     figure.text(0.02, 1 - 0.1 / height, title, **theme.TITLE)
     end = max(1.08 * runs["times"].max(), 1.2)
     times = numpy.linspace(0, end, 3000)
-    low, high = zip(*(expected(t * timeout, timeout, period) for t in times), strict=True)
+    low, high = numpy.transpose([expected(t * timeout, timeout, period) for t in times])
     # A step stands for a whole number, so the band reaches a little beyond its two curves.
-    low, high = numpy.subtract(low, 0.38), numpy.add(high, 0.38)
+    low, high = low - 0.38, high + 0.38
     label = f"what the mechanism allows (a sweep every {period:g} s)"
     axes.fill_between(times, low, high, color="#D6E8F5", linewidth=0, label=label)
     for edge in (low, high):
         axes.plot(times, edge, color=theme.BLUE, linewidth=1)
 
     most = max(high.max(), runs["executions"].max()) + 0.3
+    look: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+    look |= {"clip_on": False, "zorder": 3}
     for inside, marker, size, colour, words in (
         (True, "o", 5.4, theme.INK, "one task"),
         (False, "X", 9, theme.DEEP_VERMILION, "one task, outside"),
     ):
         some = runs[runs["inside"] == inside]
         if not some.empty:
-            look = {"markersize": size, "markeredgecolor": "white", "clip_on": False, "zorder": 3}
-            look["markeredgewidth"] = 0.5
             spread = _spread(some, end / _WIDE, most / _DEEP)
-            axes.plot(*spread, marker, color=colour, label=words, **look)
+            axes.plot(*spread, marker, color=colour, markersize=size, label=words, **look)
     axes.set(xlim=(0, end), ylim=(0, most))
     axes.set_xlabel(f"duration of the task / visibility timeout ({timeout:g} s)")
     axes.set_ylabel("executions of the task")

@@ -34,7 +34,8 @@ class Outcome(Protocol):
 class Prediction(Protocol):
     """What the reader predicted, in words."""
 
-    def text(self) -> str | None: ...
+    def text(self) -> str | None:
+        """What was predicted, or None where nobody did."""
 
 
 def fates(*outcomes: Outcome, prediction: Prediction | None = None) -> None:

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import textwrap
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -53,14 +54,14 @@ def _few_colours(image: Image.Image) -> Image.Image:
     Pillow alone would merge the colour of a small mark with a similar one: it counts pixels. So
     what fills an area, however small, comes first, and Pillow chooses 24 more for the soft edges.
     """
-    pixels = numpy.asarray(image).astype(int) @ (1 << 16, 1 << 8, 1)
+    pixels = numpy.asarray(image).astype(int) @ numpy.array((1 << 16, 1 << 8, 1))
     corner = pixels[1:, 1:]
     inside = (
         (corner == pixels[:-1, 1:]) & (corner == pixels[1:, :-1]) & (corner == pixels[:-1, :-1])
     )
     areas, sizes = numpy.unique(corner[inside], return_counts=True)
     areas = areas[numpy.argsort(-sizes)[:40]]
-    edges = numpy.reshape(image.quantize(24).getpalette()[: 3 * 24], (-1, 3))
+    edges = numpy.reshape(image.quantize(24).getpalette() or [], (-1, 3))[:24]
     palette = numpy.vstack([numpy.stack([areas >> 16, areas >> 8 & 255, areas & 255], 1), edges])
 
     colours, places = numpy.unique(pixels, return_inverse=True)
@@ -80,6 +81,12 @@ def show(figure: Figure, alt: str, sentence: str, table: pandas.DataFrame | None
     if table is not None:
         with pandas.option_context("display.max_colwidth", None):  # or a long cell ends in "..."
             display(table)
+
+
+def wrapped(title: str) -> tuple[str, float]:
+    """The title in lines that fit on a chart, and how many inches they take."""
+    text = textwrap.fill(title, 76)
+    return text, 0.22 * (text.count("\n") + 1)
 
 
 def shorten(text: str, most: int) -> str:

@@ -1,13 +1,11 @@
 """How often, out of how many, and how sure: dots with intervals."""
 
-import textwrap
-
 import pandas
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from helpers.plots import theme
-from helpers.plots.figure import show
+from helpers.plots.figure import show, wrapped
 
 _LOOKS = (
     ("o", theme.BLUE),
@@ -36,8 +34,8 @@ def rates(table: pandas.DataFrame, title: str, xlabel: str) -> None:
 def _draw(table: pandas.DataFrame, title: str, xlabel: str, groups: list[str]) -> Figure:
     labels = list(dict.fromkeys(table["label"]))
     row = _OFFSET * len(groups) + 0.12  # inches
-    title = textwrap.fill(title, 76)
-    head = 0.15 + 0.22 * (title.count("\n") + 1) + 0.32
+    title, above = wrapped(title)
+    head = 0.15 + above + 0.32
     height = head + row * len(labels) + 0.6
 
     figure = Figure(figsize=(theme.WIDTH, height))

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helpers.plots import theme
-from helpers.plots.figure import shorten, show
+from helpers.plots.figure import shorten, show, wrapped
 
 # A silence of at least this share of the whole time gets a row of its own.
 _LONG = 0.3
@@ -54,8 +54,8 @@ def sequence(commands: pandas.DataFrame, title: str) -> None:
 
 
 def _draw(commands: pandas.DataFrame, title: str) -> Figure:
-    title = textwrap.fill(title, 76)
-    top = 0.12 + 0.22 * (title.count("\n") + 1)
+    title, above = wrapped(title)
+    top = 0.12 + above
     first = top + _HEAD + 0.05
     silences = commands["ms"].diff().fillna(0)
     silences = silences[silences > max(_LONG * commands["ms"].iloc[-1], 1)]

@@ -1,6 +1,7 @@
 """The survival grid: what becomes of one order when a process is killed at a named moment."""
 
 import textwrap
+from typing import Any
 
 import pandas
 from matplotlib import rc_context
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from helpers.plots import theme
-from helpers.plots.figure import show
+from helpers.plots.figure import show, wrapped
 
 MOST_COLUMNS = 8  # beyond that the words of a cell do not fit
 
@@ -57,12 +58,12 @@ def survival(cells: pandas.DataFrame, title: str) -> None:
 
 
 def _draw(results: Results, table: pandas.DataFrame, title: str) -> Figure:
-    title = textwrap.fill(title, 76)
+    title, above = wrapped(title)
     processes = list(table.columns.unique(0))
     room = theme.WIDTH - 2 * _LEFT - _LABELS - _GAP * (len(processes) - 1)
     pitch = min(room / len(table.columns), 1.1)
     wide = pitch - _SPACE
-    head = 0.24 + 0.22 * (title.count("\n") + 1)
+    head = 0.24 + above
     most = [max(len(some) for key, some in results.items() if key[0] == s) for s in table.index]
     foot = head + 0.55 + sum(most) * _BLOCK + len(most) * _SPACE
 
@@ -71,7 +72,7 @@ def _draw(results: Results, table: pandas.DataFrame, title: str) -> Figure:
     axes.set(xlim=(0, theme.WIDTH), ylim=(foot + _FOOT, 0))
     axes.axis("off")
     axes.text(_LEFT, 0.1, title, **theme.TITLE)
-    middle = {"ha": "center", "va": "center"}
+    middle: dict[str, Any] = {"ha": "center", "va": "center"}
     for number, (process, moment) in enumerate(table.columns):
         x = _LEFT + _LABELS + number * pitch + _GAP * processes.index(process)
         if moment == table[process].columns[0]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.path import Path
 
@@ -20,9 +21,9 @@ ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#767676"
 DEEP_VERMILION, DEEP_GREEN, DEEP_PURPLE = "#B34E00", "#005229", "#8C3B69"
 
 # The finding, above each chart.
-TITLE: dict[str, object] = {"va": "top", "weight": "bold", "size": 11, "linespacing": 1.3}
+TITLE: dict[str, Any] = {"va": "top", "weight": "bold", "size": 11, "linespacing": 1.3}
 
-RC: dict[str, object] = {
+RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, so each machine draws the same
     "font.size": 10,

@@ -109,7 +109,7 @@ def test_the_solution_on_the_page_is_a_planted_answer(lab: str) -> None:
 @every_solution
 def test_stored_solution_has_no_problems(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
-    assert page_rules.problems(notebook) == []
+    assert page_rules.problems(notebook, path.stem) == []
     said = "".join(
         neutral.texts_of(out) and "\n".join(neutral.texts_of(out))
         for cell in notebook.cells
