@@ -16,7 +16,7 @@ from celery.signals import before_task_publish
 from helpers.brokers.redis import RedisServer
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.errors import StackError
-from helpers.exercises.tools import load_function, make_tables, member, rows
+from helpers.exercises.tools import load_function, member, open_shop, rows
 from helpers.stack import Stack
 
 MB = 1024 * 1024
@@ -88,7 +88,7 @@ def _four_loads(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     results, results_db = _place(answer, servers, "results")
     cache, cache_db = _place(answer, servers, "cache")
     stack.backend_url = results.url(results_db)
-    memory = [int(server.client().config_get("maxmemory")["maxmemory"]) for server in used]
+    memory = [int(server.client().config_get("maxmemory")["maxmemory"] or 0) for server in used]
     worker = stack.start_worker("--concurrency=1", timeout=8)
     shop = stack.load("shop")
     priced = [shop.price.delay(order) for order in range(RESULTS)]
@@ -259,9 +259,8 @@ PLACED, ORDER_PHOTO = 20, 100_000
 
 def _full_for_two_seconds(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """No worker runs, and the orders fill the broker. Two seconds later somebody makes room."""
-    (here / "shop.py").write_text(answer)
-    make_tables(here, "charges (number)")
-    stack = Stack(here, redis={"maxmemory": "3mb", "maxmemory-policy": "noeviction"})
+    settings = {"maxmemory": "3mb", "maxmemory-policy": "noeviction"}
+    stack = open_shop(here, "charges (number)", redis=settings, shop=answer)
     place_orders = member(stack.load("shop"), "place_orders")
     sizes = []
 

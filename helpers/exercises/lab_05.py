@@ -13,8 +13,8 @@ from helpers.exercises.tools import (
     interrupted,
     kill_between_sweeps,
     load_function,
-    make_tables,
     not_interrupted,
+    open_shop,
     rows,
     shortest_run,
     task_of,
@@ -52,9 +52,7 @@ PATIENCE, LEAST = 7.0, 0.7
 
 def _dead_and_busy(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """A worker dies with order 0. The new one has one child, and four orders to do."""
-    (here / "shop.py").write_text(answer)
-    make_tables(here, "charges (number)")
-    stack = Stack(here)
+    stack = open_shop(here, "charges (number)", shop=answer)
     charge = task_of(stack.load("shop"), "charge")
     worker = stack.start_worker("--concurrency=1")
     stranded = charge.delay(STRANDED)
@@ -189,10 +187,8 @@ def charge(order):
 
 def _killed_and_sent_twice(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """Order 1 is at the bank when its worker dies; order 2 is sent twice."""
-    (here / "shop.py").write_text(answer)
-    (here / "bank.py").write_text(BANK)
-    make_tables(here, "charges (number)", "keys (number PRIMARY KEY)")
-    stack = Stack(here)
+    tables = "charges (number)", "keys (number PRIMARY KEY)"
+    stack = open_shop(here, *tables, shop=answer, bank=BANK)
     charge = task_of(stack.load("shop"), "charge")
     worker = stack.start_worker("--concurrency=1", app="shop")
     killed = charge.delay(1)
@@ -265,7 +261,7 @@ CHARGE_ONCE = Exercise(
             "a lock outlives the worker that died with it. It has to expire, and soon enough for "
             "the copy that comes back.",
             lambda answer, evidence: (
-                ("lock(" in answer or (re.search(r"\b[ep]x=", answer) and "retry" in answer))
+                ("lock(" in answer or ("retry" in answer and bool(re.search(r"\b[ep]x=", answer))))
                 and not _charges(evidence, 1)
                 and _charges(evidence, 2) == 1
             ),
@@ -345,7 +341,7 @@ def _incident() -> dict[str, dict[str, Any]]:
     fast = {"unacked_restore_interval": 0.5, "unacked_restore_throttle": 1}
     sweeping = {"unacked_restore_interval": 0.4, "unacked_restore_throttle": random.choice([2, 3])}
     slow = random.choice([{}, {"unacked_restore_interval": 5}, {"unacked_restore_throttle": 9}])
-    options = [
+    options: list[tuple[str, dict[str, Any]]] = [
         ("orders", {"visibility_timeout": 1.5} | fast),
         ("letters", {"visibility_timeout": random.choice([2, 2.5])} | sweeping),
         ("parcels", {"visibility_timeout": 1} | slow),
@@ -356,12 +352,10 @@ def _incident() -> dict[str, dict[str, Any]]:
 
 def _three_workers(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """The worker that serves `orders` dies with one. The answer says what the others will do."""
-    (here / "shop.py").write_text(FIND_SHOP)
-    (here / "find.py").write_text(answer)
+    stack = open_shop(here, shop=FIND_SHOP, find=answer)
     options = _incident()
     for queue, settings in options.items():
         (here / f"{queue}.py").write_text(OPTIONS.format(settings))
-    stack = Stack(here)
     workers = {
         queue: stack.start_worker("--concurrency=1", f"--queues={queue}", app=queue)
         for queue in options

@@ -12,10 +12,12 @@ from helpers import lens
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.exercises.tools import (
     changes,
+    confuses,
+    judge_said,
     kill_between_sweeps,
     load_function,
-    make_tables,
     member,
+    open_shop,
     rows,
     sent_by_hand,
     shortest_run,
@@ -54,9 +56,7 @@ PARTS, CHILDREN, LEAST, AT_ONCE = 4, 2, 0.9, 3.0
 
 def _kill_in_the_header(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """The worker gets SIGKILL while two of four parts run. A new one has ten seconds."""
-    (here / "shop.py").write_text(answer)
-    make_tables(here, "invoices (number, total)")
-    stack = Stack(here)
+    stack = open_shop(here, "invoices (number, total)", shop=answer)
     send_invoice = member(stack.load("shop"), "send_invoice")
     worker = stack.start_worker(f"--concurrency={CHILDREN}")
     orders = random.sample(range(1, 50), PARTS)
@@ -223,9 +223,7 @@ def send_invoice(invoice, orders):
 
 def _unknown_order(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """Two invoices. One has an order without a price."""
-    (here / "billing.py").write_text(answer)
-    make_tables(here, "invoices (number, total)", "alarms (invoice)")
-    stack = Stack(here)
+    stack = open_shop(here, "invoices (number, total)", "alarms (invoice)", billing=answer)
     send_invoice = member(stack.load("billing"), "send_invoice")
     healthy, failing = random.sample(range(100, 1000), 2)
     orders = random.sample(range(1, 6), PARTS)
@@ -378,9 +376,7 @@ def total(prices):
 
 def _incident(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """Ten chords: some have fired, some lack a part or their count, some wait for a worker."""
-    (here / "shop.py").write_text(CHORDS_SHOP)
-    (here / "find.py").write_text(answer)
-    stack = Stack(here)
+    stack = open_shop(here, shop=CHORDS_SHOP, find=answer)
     shop = stack.load("shop")
     price, unread = shop.price, {"queue": "parcels"}
 
@@ -435,29 +431,13 @@ def _truth(body: AsyncResult, fates: dict[str, str], uncounted: bool) -> str:
     return "part lost" if gone else "waiting"
 
 
-def _judge_why(evidence: Evidence) -> Wrong | None:
-    truth, said = evidence.facts["truth"], evidence.facts["said"]
-    expected = "for each chord the reason that the ledger knows, and no key changed by looking"
-    if evidence.facts["touched"]:
-        return Wrong(expected, "your function changed keys of the broker or of the results")
-    wrong = [pair for pair in zip(said, truth, strict=True) if pair[0] != pair[1]]
-    if not wrong:
-        return None
-    examples = "; ".join(f'said "{here}", was "{there}"' for here, there in sorted(set(wrong)))
-    return Wrong(expected, f"{len(wrong)} of {len(truth)} chords wrong: {examples}")
-
-
-def _confuses(evidence: Evidence, said: str, truth: str) -> bool:
-    return (said, truth) in zip(evidence.facts["said"], evidence.facts["truth"], strict=True)
-
-
 FIND_THE_HANG = Exercise(
     name="find_the_hang",
     title="find the hang",
     file="find.py",
     given=FIND,
     experiment=_incident,
-    judge=_judge_why,
+    judge=lambda evidence: judge_said(evidence, "chords"),
     count=lambda evidence: sum(where.endswith(" lost") for where in evidence.facts["truth"]),
     fates=False,
     hints=(
@@ -479,27 +459,27 @@ FIND_THE_HANG = Exercise(
         Misconception(
             "PENDING means only that there is no result. A part that waits in a queue or in "
             "`unacked` has none either.",
-            lambda _, evidence: _confuses(evidence, said="part lost", truth="waiting"),
+            lambda _, evidence: confuses(evidence, said="part lost", truth="waiting"),
         ),
         Misconception(
             "all parts can be done without a body: without `.s` nobody knows that they are all.",
-            lambda _, evidence: _confuses(evidence, said="fired", truth="count lost"),
+            lambda _, evidence: confuses(evidence, said="fired", truth="count lost"),
         ),
         Misconception(
             "a result can be stored and not counted, as for a task that no worker knows. `.d` says "
             "who has reported.",
             lambda answer, evidence: (
                 "celery-task-meta" in answer
-                and _confuses(evidence, said="waiting", truth="part lost")
+                and confuses(evidence, said="waiting", truth="part lost")
             ),
         ),
         Misconception(
             "one part that waits does not save a chord of which another part is nowhere.",
-            lambda _, evidence: _confuses(evidence, said="waiting", truth="part lost"),
+            lambda _, evidence: confuses(evidence, said="waiting", truth="part lost"),
         ),
         Misconception(
             "without its count a chord never fires, wherever its parts are.",
-            lambda _, evidence: _confuses(evidence, said="waiting", truth="count lost"),
+            lambda _, evidence: confuses(evidence, said="waiting", truth="count lost"),
         ),
     ),
 )
