@@ -57,7 +57,7 @@ def _evidence(stack: Stack, facts: dict[str, object]) -> Evidence:
 def _where(error: BaseException, here: Path) -> str:
     """The error with the line of the learner's file that it came from."""
     said = traceback.format_exception_only(error)[-1].strip()
-    if isinstance(error, SyntaxError) and Path(error.filename or "").parent == here:
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).parent == here:
         return f"{Path(error.filename).name}, line {error.lineno}: {said}"
     own = [
         frame
