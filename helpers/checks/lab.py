@@ -6,16 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from helpers import plots
-from helpers.checks import run
+from helpers.checks import cells, run
 from helpers.checks.exercise import Answer, Exercise, exercises
 from helpers.checks.progress import Progress
 from helpers.checks.verdict import CORRECT, INCONCLUSIVE, NOT_ATTEMPTED, NOT_YET, Verdict, decide
 from helpers.prediction import Prediction
 
-ROOT = Path(__file__).parents[2]
 _MARKS = {CORRECT: "✔", NOT_YET: "✘", INCONCLUSIVE: "?", NOT_ATTEMPTED: "·"}
 
 
@@ -118,16 +115,7 @@ class Check:
         """Print one solution. The report says that it was shown."""
         self._progress.shown(self._exercise.name)
         print("One solution; there are others. The report says that you looked.\n")
-        print(solution(self._lab.name, self._exercise.name))
-
-
-def solution(lab: str, exercise: str) -> str:
-    """The cell of the lab's solution notebook that answers `exercise`."""
-    path = next((ROOT / "labs" / "solutions").glob(f"{lab}_*.ipynb"))
-    for cell in nbformat.read(path, as_version=4).cells:
-        if {"solution", exercise} <= set(cell.metadata.get("tags", [])):
-            return cell.source
-    raise LookupError(f"no solution of {exercise} in {path.name}")
+        print(cells.cell(self._lab.name, "solution", self._exercise.name))
 
 
 def _cut(text: str, most: int = 12) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import lens
+from helpers.checks.cells import given
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.errors import StackError
 from helpers.exercises.tools import changes, judge_said, load_function, open_shop, rows, task_of
@@ -47,18 +48,6 @@ def chase(task_id):
     pass
 """
 
-READ = '''\
-import json
-
-
-def waiting(broker):
-    """The arguments of each task that waits, by its id. `broker` is a redis-py client."""
-    found = {}
-    for raw in broker.lrange("celery", 0, -1):
-        message = json.loads(raw)
-        found[message["headers"]["id"]] = message["headers"]["argsrepr"]
-    return found
-'''
 # Queue, priority, and how many orders wait there.
 WAITING = (("celery", 0, 6), ("celery", 3, 2), ("celery", 9, 1), ("parcels", 0, 3))
 ORDERS = sum(count for _, _, count in WAITING)
@@ -139,7 +128,7 @@ READ_THE_QUEUE = Exercise(
     name="read_the_queue",
     title="read the queue",
     file="find.py",
-    given=READ,
+    given=given("lab_01", "read_the_queue"),
     experiment=_no_worker,
     judge=_judge_read,
     count=lambda evidence: len(evidence.facts["said"]),
@@ -172,28 +161,6 @@ READ_THE_QUEUE = Exercise(
 )
 
 
-GET = """\
-import sqlite3
-import time
-
-from celery import Celery
-
-app = Celery("shop")
-app.conf.task_ignore_result = True  # the backend was full of log's keys
-
-
-@app.task
-def price(order):
-    time.sleep(0.1)  # the warehouse takes its time
-    return 10 * order
-
-
-@app.task
-def log(line):
-    with sqlite3.connect("shop.db") as database:
-        database.execute("INSERT INTO lines VALUES (?)", (line,))
-    return f"logged {line}"
-"""
 PRICES, LINES = 4, 20
 PATIENCE = 4.0  # seconds for all prices together
 
@@ -247,7 +214,7 @@ GET_THE_RESULT = Exercise(
     name="get_the_result",
     title="get the result",
     file="shop.py",
-    given=GET,
+    given=given("lab_01", "get_the_result"),
     experiment=_ask_for_prices,
     judge=_judge_get,
     count=_done,
@@ -279,15 +246,6 @@ GET_THE_RESULT = Exercise(
         ),
     ),
 )
-
-
-WHERE = '''\
-def where(broker, results, task_id):
-    """Where Redis has a task: "queue", "unacked", "result" or "nowhere"."""
-    if results.exists(f"celery-task-meta-{task_id}"):
-        return "result"
-    return "queue"
-'''
 
 
 def _live_incident(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
@@ -343,7 +301,7 @@ WHERE_IS_IT = Exercise(
     name="where_is_it",
     title="where is it",
     file="find.py",
-    given=WHERE,
+    given=given("lab_01", "where_is_it"),
     experiment=_live_incident,
     judge=lambda evidence: judge_said(evidence, "ids"),
     # The unknown id was never sent.

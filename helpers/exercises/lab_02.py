@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from helpers.checks.cells import given
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.errors import StackError
 from helpers.exercises.tools import (
@@ -22,26 +23,6 @@ from helpers.exercises.tools import (
 )
 from helpers.stack import Stack
 
-SHOP = """\
-import sqlite3
-import time
-
-from celery import Celery
-
-app = Celery("shop")
-app.conf.broker_transport_options = {
-    "visibility_timeout": 3,  # default: 3600 s
-    "unacked_restore_interval": 1,  # default: 10 s
-    "unacked_restore_throttle": 1,  # default: 10
-}
-
-
-@app.task
-def charge(order, bank=0.2):
-    time.sleep(bank)  # the bank takes its time
-    with sqlite3.connect("shop.db") as database:
-        database.execute("INSERT INTO charges VALUES (?)", (order,))
-"""
 ORDERS, PATIENCE = 5, 10.0
 
 
@@ -78,7 +59,7 @@ SURVIVE = Exercise(
     name="survive_a_kill",
     title="survive a kill",
     file="shop.py",
-    given=SHOP,
+    given=given("lab_02", "survive_a_kill"),
     experiment=_kill_in_the_middle,
     judge=_judge_kill,
     count=lambda evidence: ORDERS - len(evidence.facts["charged"]),
@@ -112,19 +93,9 @@ def _timeout_changed(answer: str) -> bool:
     return '"visibility_timeout": 3,' not in answer
 
 
-FIND = '''\
-def whereabouts(broker, results, sent):
-    """Where each task is: "done", "queued", "stranded" or "lost", by its id.
-
-    `broker` and `results` are redis-py clients of the two databases, `sent` is a list of ids.
-    """
-    return {task_id: "done" for task_id in sent}
-'''
-
-
 def _incident(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """A worker was killed, some orders wait in two queues. The answer says where each one is."""
-    stack = open_shop(here, "charges (number)", shop=SHOP, find=answer)
+    stack = open_shop(here, "charges (number)", shop=SURVIVE.given, find=answer)
     worker = stack.start_worker("--concurrency=2", app="shop")
     charge = stack.load("shop").charge
     quick = [charge.delay(number, bank=0) for number in range(random.randint(2, 5))]
@@ -155,7 +126,7 @@ FIND_THE_LOST = Exercise(
     name="find_the_lost",
     title="find the lost",
     file="find.py",
-    given=FIND,
+    given=given("lab_02", "find_the_lost"),
     experiment=_incident,
     judge=lambda evidence: judge_said(evidence, "ids"),
     count=lambda evidence: list(evidence.facts["truth"].values()).count("lost"),
@@ -181,12 +152,7 @@ FIND_THE_LOST = Exercise(
 )
 
 
-PROMISES: dict[str, Any] = {
-    "worker_prefetch_multiplier": 4,
-    "charge": {"acks_late": False, "reject_on_worker_lost": False},
-    "remind": {"acks_late": False, "reject_on_worker_lost": False},
-    "report": {"acks_late": False, "reject_on_worker_lost": False},
-}
+PROMISES: dict[str, Any] = given("lab_02", "three_promises")
 PROMISES_SHOP = """\
 import json
 import sqlite3

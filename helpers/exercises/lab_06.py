@@ -9,6 +9,7 @@ from celery import chord
 from celery.result import AsyncResult
 
 from helpers import lens
+from helpers.checks.cells import given
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.exercises.tools import (
     changes,
@@ -24,33 +25,6 @@ from helpers.exercises.tools import (
 )
 from helpers.stack import Stack
 
-# A cell of the page has 25 lines at most: one blank line between two functions has to do.
-SHOP = """\
-import sqlite3
-import time
-
-from celery import Celery, chord
-
-app = Celery("shop")
-app.conf.broker_transport_options = {
-    "visibility_timeout": 3,  # default: 3600 s
-    "unacked_restore_interval": 1,  # default: 10 s
-    "unacked_restore_throttle": 1,  # default: 10
-}
-
-@app.task
-def price(order):
-    time.sleep(1)  # somebody looks it up
-    return 10 * order
-
-@app.task
-def total(prices, invoice):
-    with sqlite3.connect("shop.db") as database:
-        database.execute("INSERT INTO invoices VALUES (?, ?)", (invoice, sum(prices)))
-
-def send_invoice(invoice, orders):
-    return chord([price.s(order) for order in orders])(total.s(invoice))
-"""
 PARTS, CHILDREN, LEAST, AT_ONCE = 4, 2, 0.9, 3.0
 
 
@@ -130,7 +104,7 @@ FIRE = Exercise(
     name="fire_the_body",
     title="fire the body",
     file="shop.py",
-    given=SHOP,
+    given=given("lab_06", "fire_the_body"),
     experiment=_kill_in_the_header,
     judge=_judge_invoice,
     count=lambda evidence: evidence.outcome("").counts.get("done", 0),
@@ -192,33 +166,6 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return float("nan")
-
-
-BILLING = """\
-import sqlite3
-
-from celery import Celery, chord
-
-PRICES = {1: 10, 2: 20, 3: 30, 4: 40, 5: 50}
-app = Celery("billing")
-
-@app.task
-def price(order):
-    return PRICES[order]  # KeyError: an order that nobody knows
-
-@app.task
-def total(prices, invoice):
-    with sqlite3.connect("shop.db") as database:
-        database.execute("INSERT INTO invoices VALUES (?, ?)", (invoice, sum(prices)))
-
-@app.task
-def alarm(task_id, invoice):
-    with sqlite3.connect("shop.db") as database:
-        database.execute("INSERT INTO alarms VALUES (?)", (invoice,))
-
-def send_invoice(invoice, orders):
-    return chord([price.s(order) for order in orders])(total.s(invoice))
-"""
 
 
 def _unknown_order(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
@@ -294,7 +241,7 @@ TELL = Exercise(
     name="tell_somebody",
     title="tell somebody",
     file="billing.py",
-    given=BILLING,
+    given=given("lab_06", "tell_somebody"),
     experiment=_unknown_order,
     judge=_judge_alarm,
     count=_parts_done,
@@ -345,15 +292,6 @@ TELL = Exercise(
 )
 
 
-FIND = '''\
-def why(broker, results, group_id, part_ids):
-    """Why a body does not run: "fired" (it was sent), "waiting", "part lost" or "count lost".
-
-    `broker` and `results` are redis-py clients of the two databases.
-    """
-    ended = [part for part in part_ids if results.exists(f"celery-task-meta-{part}")]
-    return "fired" if len(ended) == len(part_ids) else "part lost"
-'''
 CHORDS_SHOP = """\
 import time
 
@@ -435,7 +373,7 @@ FIND_THE_HANG = Exercise(
     name="find_the_hang",
     title="find the hang",
     file="find.py",
-    given=FIND,
+    given=given("lab_06", "find_the_hang"),
     experiment=_incident,
     judge=lambda evidence: judge_said(evidence, "chords"),
     count=lambda evidence: sum(where.endswith(" lost") for where in evidence.facts["truth"]),

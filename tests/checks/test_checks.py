@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from helpers import reaper
-from helpers.checks import Lab, progress, run
+from helpers.checks import Lab, cells, progress, run
+from helpers.checks.cells import given
 from helpers.checks.verdict import CORRECT, INCONCLUSIVE, NOT_ATTEMPTED, NOT_YET
-from helpers.exercises.lab_02 import PROMISES, SHOP
 from helpers.prediction import Prediction
-from tests.exercises.answers.lab_02 import ANSWERS, LATE, READ
+from tests.exercises.answers.lab_02 import ANSWERS, LATE, READ, SHOP
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_unchanged_answer_is_not_attempted_and_starts_nothing(
 ) -> None:
     monkeypatch.setattr(run, "run", None)
     assert judged(lab, "survive_a_kill", "# a comment\n" + SHOP)[0] == NOT_ATTEMPTED
-    lab.three_promises(dict(PROMISES))
+    lab.three_promises(dict(given("lab_02", "three_promises")))
     assert lab.three_promises.verdict.status == NOT_ATTEMPTED
     lab.three_promises(...)
     assert lab.three_promises.verdict.status == NOT_ATTEMPTED
@@ -150,6 +150,24 @@ def test_progress_hints_solution_and_report(
         "progress.json",
         "report.html",
     ]
+
+
+def test_a_cell_that_is_missing_or_there_twice_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "SOLUTIONS", tmp_path)
+    with pytest.raises(LookupError, match=r"no lab_09_\*\.ipynb"):
+        given("lab_09", "stay_calm")
+    one = {"metadata": {"tags": ["given", "stay_calm"]}, "source": ["settings = {\n", "}"]}
+    notebook = {"cells": [one, {"metadata": {}, "source": []}]}
+    (tmp_path / "lab_09_stay_calm.ipynb").write_text(json.dumps(notebook))
+    assert given("lab_09", "stay_calm") == {}
+    with pytest.raises(LookupError, match="has 0 cells that are tagged 'given' and 'panic'"):
+        given("lab_09", "panic")
+    notebook["cells"].append(one)
+    (tmp_path / "lab_09_stay_calm.ipynb").write_text(json.dumps(notebook))
+    with pytest.raises(LookupError, match="has 2 cells"):
+        given("lab_09", "stay_calm")
 
 
 def test_deadline_keeps_the_promise_of_twenty_seconds() -> None:
