@@ -76,7 +76,7 @@ def repeat(labs: list[str], times: int) -> int:
             if number % len(said) == 0:
                 print(f"round {number // len(said)} of {times}: {len(said)} answers", flush=True)
     good = 0
-    print("| lab | task | answer | | said |\n|---|---|---|---|---|")
+    print("| lab | exercise | answer | | said |\n|---|---|---|---|---|")
     for case, counts in said.items():
         words = ", ".join(f"{word} {n}/{times}" for word, n in counts.items())
         print(f"| {case[0]} | {case[1]} | {case[3]} | {case[2]} | {words} |")

@@ -73,7 +73,7 @@ def _where(error: BaseException, here: Path) -> str:
 def main() -> None:
     """Run the arm that the command line names."""
     lab, name, report = sys.argv[1:]
-    # A learner's loop without an end is shown by where it was: `trial` sends the signal.
+    # A learner's loop without an end is shown by where it was: `run` sends the signal.
     faulthandler.register(signal.SIGUSR1, all_threads=False)
     evidence = run(lab, name, Path.cwd())
     beside = Path(f"{report}.new")
