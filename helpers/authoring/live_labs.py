@@ -68,7 +68,7 @@ def repeat(labs: list[str], times: int) -> int:
     runs = list(itertools.chain.from_iterable(itertools.repeat(list(cases(labs)), times)))
     said: dict[Case, Counter[str]] = {case: Counter() for case, _ in cases(labs)}
     with ThreadPoolExecutor(3) as pool:
-        verdicts = pool.map(lambda run: check(*run, run.DEADLINE)[0], runs)
+        verdicts = pool.map(lambda it: check(it[0], it[1], run.DEADLINE)[0], runs)
         for number, ((case, _), verdict) in enumerate(zip(runs, verdicts, strict=True), 1):
             said[case][verdict.status] += 1
             if not right(case, verdict):
@@ -76,7 +76,7 @@ def repeat(labs: list[str], times: int) -> int:
             if number % len(said) == 0:
                 print(f"round {number // len(said)} of {times}: {len(said)} answers", flush=True)
     good = 0
-    print("| lab | task | answer | | said |\n|---|---|---|---|---|")
+    print("| lab | exercise | answer | | said |\n|---|---|---|---|---|")
     for case, counts in said.items():
         words = ", ".join(f"{word} {n}/{times}" for word, n in counts.items())
         print(f"| {case[0]} | {case[1]} | {case[3]} | {case[2]} | {words} |")

@@ -1,7 +1,8 @@
 """Lab checks: each runs the experiment live, on what was given and on the learner's answer.
 
-`exercise` says what an exercise is, `lab_*` define them, `trial` runs both arms in processes of
-their own (`arm`), `verdict` decides, and `lab` is what a learner calls.
+`exercise` says what an exercise is, `helpers.exercises` has those of each lab, `cells` reads what
+they give, `run` runs both arms in processes of their own (`arm`), `verdict` decides, `progress`
+keeps what came of it, and `lab` is what a learner calls.
 """
 
 from typing import TYPE_CHECKING, Any

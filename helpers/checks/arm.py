@@ -57,7 +57,7 @@ def _evidence(stack: Stack, facts: dict[str, object]) -> Evidence:
 def _where(error: BaseException, here: Path) -> str:
     """The error with the line of the learner's file that it came from."""
     said = traceback.format_exception_only(error)[-1].strip()
-    if isinstance(error, SyntaxError) and Path(error.filename or "").parent == here:
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).parent == here:
         return f"{Path(error.filename).name}, line {error.lineno}: {said}"
     own = [
         frame
@@ -73,7 +73,7 @@ def _where(error: BaseException, here: Path) -> str:
 def main() -> None:
     """Run the arm that the command line names."""
     lab, name, report = sys.argv[1:]
-    # A learner's loop without an end is shown by where it was: `trial` sends the signal.
+    # A learner's loop without an end is shown by where it was: `run` sends the signal.
     faulthandler.register(signal.SIGUSR1, all_threads=False)
     evidence = run(lab, name, Path.cwd())
     beside = Path(f"{report}.new")

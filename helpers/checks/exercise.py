@@ -66,13 +66,14 @@ class Misconception:
 
 @dataclass(frozen=True)
 class Exercise:
-    """One task of a lab.
+    """One exercise of a lab.
 
-    `given` is the broken answer that stands in the page: the text of `file`, or without a file a
-    value. `experiment` runs it, or a learner's answer, in an empty directory, and returns the stack
-    and its facts. `judge` is the one test for both arms: the given one must fail it, an answer must
-    pass it. `count` is the number that the page asks the learner to predict, of the given arm.
-    `fates` is False where the answer only looks: then the fates of its tasks say nothing about it.
+    `given` is the broken answer that stands in the page, and is read from there (`cells.given`):
+    the text of `file`, or without a file a value. `experiment` runs it, or a learner's answer, in
+    an empty directory, and returns the stack and its facts. `judge` is the one test for both arms:
+    the given one must fail it, an answer must pass it. `count` is the number that the page asks the
+    learner to predict, of the given arm. `fates` is False where the answer only looks: then the
+    fates of its tasks say nothing about it.
     """
 
     name: str

@@ -6,39 +6,35 @@ import json
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from helpers import plots
-from helpers.checks import run
+from helpers.checks import cells, progress, run
 from helpers.checks.exercise import Answer, Exercise, exercises
-from helpers.checks.progress import Progress
 from helpers.checks.verdict import CORRECT, INCONCLUSIVE, NOT_ATTEMPTED, NOT_YET, Verdict, decide
 from helpers.prediction import Prediction
 
-ROOT = Path(__file__).parents[2]
 _MARKS = {CORRECT: "✔", NOT_YET: "✘", INCONCLUSIVE: "?", NOT_ATTEMPTED: "·"}
 
 
 class Lab:
     """The checks of one lab, one attribute an exercise, and the report of all labs.
 
-    Make it before the notebook changes its directory: progress is kept beside the notebook.
-    Raises ValueError when there is no such lab.
+    Progress is kept in `folder`: beside the notebook, if it is not named and the notebook imports
+    this class before it changes its directory. Raises ValueError when there is no such lab.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, folder: Path = progress.BESIDE) -> None:
         try:
             known = exercises(name)
         except ModuleNotFoundError as error:
             raise ValueError(f"there is no {name}: say it as in check = Lab('lab_02')") from error
         self.name = name
-        self._progress = Progress(name, list(known))
+        self._progress = progress.Progress(folder, name, list(known))
         self._checks = {key: Check(self, exercise) for key, exercise in known.items()}
 
     def __getattr__(self, name: str) -> "Check":
         if name in (checks := self.__dict__.get("_checks", {})):
             return checks[name]
-        raise AttributeError(f"{self.name} has no task {name!r}; it has: {', '.join(checks)}")
+        raise AttributeError(f"{self.name} has no exercise {name!r}; it has: {', '.join(checks)}")
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._checks]
@@ -118,16 +114,7 @@ class Check:
         """Print one solution. The report says that it was shown."""
         self._progress.shown(self._exercise.name)
         print("One solution; there are others. The report says that you looked.\n")
-        print(solution(self._lab.name, self._exercise.name))
-
-
-def solution(lab: str, exercise: str) -> str:
-    """The cell of the lab's solution notebook that answers `exercise`."""
-    path = next((ROOT / "labs" / "solutions").glob(f"{lab}_*.ipynb"))
-    for cell in nbformat.read(path, as_version=4).cells:
-        if {"solution", exercise} <= set(cell.metadata.get("tags", [])):
-            return cell.source
-    raise LookupError(f"no solution of {exercise} in {path.name}")
+        print(cells.cell(self._lab.name, "solution", self._exercise.name))
 
 
 def _cut(text: str, most: int = 12) -> str:
@@ -140,7 +127,7 @@ def _cut(text: str, most: int = 12) -> str:
 
 def _text(path: Any, file: str) -> str:
     if not isinstance(path, str | Path):
-        raise TypeError(f"this task checks a file: give its name, such as {file!r}")
+        raise TypeError(f"this exercise asks for a file: give its name, such as {file!r}")
     try:
         return Path(path).read_text()
     except OSError as error:
@@ -153,7 +140,9 @@ def _check_value(answer: Any) -> None:
     try:
         json.dumps(answer)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"this task checks plain values, as given in the page: {error}") from error
+        raise TypeError(
+            f"this exercise asks for plain values, as given in the page: {error}"
+        ) from error
 
 
 def _same(answer: Answer, given: Answer) -> bool:

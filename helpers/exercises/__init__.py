@@ -1,1 +1,1 @@
-"""The exercises of the labs: what each gives, its live experiment, its judge, its hints."""
+"""The exercises of the labs: the live experiment of each, its judge, its hints."""

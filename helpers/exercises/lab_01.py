@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers import lens
+from helpers.checks.cells import given
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.errors import StackError
-from helpers.exercises.tools import changes, load_function, make_tables, rows, task_of
+from helpers.exercises.tools import changes, judge_said, load_function, open_shop, rows, task_of
 from helpers.stack import Stack
 
 SHOP = """\
@@ -47,18 +48,6 @@ def chase(task_id):
     pass
 """
 
-READ = '''\
-import json
-
-
-def waiting(broker):
-    """The arguments of each task that waits, by its id. `broker` is a redis-py client."""
-    found = {}
-    for raw in broker.lrange("celery", 0, -1):
-        message = json.loads(raw)
-        found[message["headers"]["id"]] = message["headers"]["argsrepr"]
-    return found
-'''
 # Queue, priority, and how many orders wait there.
 WAITING = (("celery", 0, 6), ("celery", 3, 2), ("celery", 9, 1), ("parcels", 0, 3))
 ORDERS = sum(count for _, _, count in WAITING)
@@ -66,13 +55,11 @@ ORDERS = sum(count for _, _, count in WAITING)
 
 def _no_worker(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """Orders wait and no worker runs. The answer reads them, then a worker does them."""
-    (here / "shop.py").write_text(SHOP)
-    (here / "find.py").write_text(answer)
-    make_tables(here, "charges (number)")
-    stack = Stack(here)
+    stack = open_shop(here, "charges (number)", shop=SHOP, find=answer)
     charge = stack.load("shop").charge
     numbers = iter(random.sample(range(100, 1000), ORDERS))
-    sent, later = {}, []
+    sent: dict[str, list[Any]] = {}
+    later: list[str] = []
     for queue, priority, count in WAITING:
         for _ in range(count):
             # Celery cuts the `argsrepr` of the first, which is longer than 1,024 characters.
@@ -141,7 +128,7 @@ READ_THE_QUEUE = Exercise(
     name="read_the_queue",
     title="read the queue",
     file="find.py",
-    given=READ,
+    given=given("lab_01", "read_the_queue"),
     experiment=_no_worker,
     judge=_judge_read,
     count=lambda evidence: len(evidence.facts["said"]),
@@ -174,37 +161,13 @@ READ_THE_QUEUE = Exercise(
 )
 
 
-GET = """\
-import sqlite3
-import time
-
-from celery import Celery
-
-app = Celery("shop")
-app.conf.task_ignore_result = True  # the backend was full of log's keys
-
-
-@app.task
-def price(order):
-    time.sleep(0.1)  # the warehouse takes its time
-    return 10 * order
-
-
-@app.task
-def log(line):
-    with sqlite3.connect("shop.db") as database:
-        database.execute("INSERT INTO lines VALUES (?)", (line,))
-    return f"logged {line}"
-"""
 PRICES, LINES = 4, 20
 PATIENCE = 4.0  # seconds for all prices together
 
 
 def _ask_for_prices(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """Prices are asked for by id, as the next request of a web page would, among lines of log."""
-    (here / "shop.py").write_text(answer)
-    make_tables(here, "lines (line)")
-    stack = Stack(here)
+    stack = open_shop(here, "lines (line)", shop=answer)
     shop = stack.load("shop")
     price, log = task_of(shop, "price"), task_of(shop, "log")
     stack.start_worker("--concurrency=1")
@@ -251,7 +214,7 @@ GET_THE_RESULT = Exercise(
     name="get_the_result",
     title="get the result",
     file="shop.py",
-    given=GET,
+    given=given("lab_01", "get_the_result"),
     experiment=_ask_for_prices,
     judge=_judge_get,
     count=_done,
@@ -285,21 +248,9 @@ GET_THE_RESULT = Exercise(
 )
 
 
-WHERE = '''\
-def where(broker, results, task_id):
-    """Where Redis has a task: "queue", "unacked", "result" or "nowhere"."""
-    if results.exists(f"celery-task-meta-{task_id}"):
-        return "result"
-    return "queue"
-'''
-
-
 def _live_incident(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """A busy worker with tasks in every place. The answer says for each id where it is."""
-    (here / "shop.py").write_text(SHOP)
-    (here / "find.py").write_text(answer)
-    make_tables(here, "charges (number)")
-    stack = Stack(here)
+    stack = open_shop(here, "charges (number)", shop=SHOP, find=answer)
     stack.start_worker("--concurrency=2", "--prefetch-multiplier=1", app="shop")
     shop = stack.load("shop")
     done = [shop.charge.delay(number, []) for number in range(random.randint(2, 4))]
@@ -338,19 +289,6 @@ def _live_incident(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     }
 
 
-def _judge_where(evidence: Evidence) -> Wrong | None:
-    truth, said = evidence.facts["truth"], evidence.facts["said"]
-    expected = f"the right place for each of {len(truth)} ids, and nothing moved by looking"
-    if evidence.facts["touched"]:
-        return Wrong(expected, "your function moved messages, or removed them: it may only read")
-    wrong = [task_id for task_id in truth if said[task_id] != truth[task_id]]
-    if not wrong:
-        return None
-    pairs = sorted({(said[task_id], truth[task_id]) for task_id in wrong})
-    examples = "; ".join(f'said "{here}", was "{there}"' for here, there in pairs)
-    return Wrong(expected, f"{len(wrong)} of {len(truth)} ids wrong: {examples}")
-
-
 def _only_mentioned(evidence: Evidence) -> bool:
     """Wrong about ids that stand in other messages, right about one that stands nowhere."""
     said = evidence.facts["said"]
@@ -363,9 +301,9 @@ WHERE_IS_IT = Exercise(
     name="where_is_it",
     title="where is it",
     file="find.py",
-    given=WHERE,
+    given=given("lab_01", "where_is_it"),
     experiment=_live_incident,
-    judge=_judge_where,
+    judge=lambda evidence: judge_said(evidence, "ids"),
     # The unknown id was never sent.
     count=lambda evidence: list(evidence.facts["truth"].values()).count("nowhere") - 1,
     fates=False,

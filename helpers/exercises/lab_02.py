@@ -6,48 +6,29 @@ import time
 from pathlib import Path
 from typing import Any
 
+from helpers.checks.cells import given
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.errors import StackError
 from helpers.exercises.tools import (
     changes,
+    confuses,
     interrupted,
+    judge_said,
     kill_between_sweeps,
     load_function,
-    make_tables,
     not_interrupted,
+    open_shop,
     rows,
     task_of,
 )
 from helpers.stack import Stack
 
-SHOP = """\
-import sqlite3
-import time
-
-from celery import Celery
-
-app = Celery("shop")
-app.conf.broker_transport_options = {
-    "visibility_timeout": 3,  # default: 3600 s
-    "unacked_restore_interval": 1,  # default: 10 s
-    "unacked_restore_throttle": 1,  # default: 10
-}
-
-
-@app.task
-def charge(order, bank=0.2):
-    time.sleep(bank)  # the bank takes its time
-    with sqlite3.connect("shop.db") as database:
-        database.execute("INSERT INTO charges VALUES (?)", (order,))
-"""
 ORDERS, PATIENCE = 5, 10.0
 
 
 def _kill_in_the_middle(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """Order 1 is running when the whole worker gets SIGKILL. A new worker has ten seconds."""
-    (here / "shop.py").write_text(answer)
-    make_tables(here, "charges (number)")
-    stack = Stack(here)
+    stack = open_shop(here, "charges (number)", shop=answer)
     charge = task_of(stack.load("shop"), "charge")
     worker = stack.start_worker("--concurrency=1")
     orders = [charge.delay(number, bank=1.5 if number == 1 else 0.2) for number in range(ORDERS)]
@@ -78,7 +59,7 @@ SURVIVE = Exercise(
     name="survive_a_kill",
     title="survive a kill",
     file="shop.py",
-    given=SHOP,
+    given=given("lab_02", "survive_a_kill"),
     experiment=_kill_in_the_middle,
     judge=_judge_kill,
     count=lambda evidence: ORDERS - len(evidence.facts["charged"]),
@@ -112,23 +93,9 @@ def _timeout_changed(answer: str) -> bool:
     return '"visibility_timeout": 3,' not in answer
 
 
-FIND = '''\
-def whereabouts(broker, results, sent):
-    """Where each task is: "done", "queued", "stranded" or "lost", by its id.
-
-    `broker` and `results` are redis-py clients of the two databases, `sent` is a list of ids.
-    """
-    return {task_id: "done" for task_id in sent}
-'''
-NAMES = {"done", "queued", "stranded", "lost"}
-
-
 def _incident(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """A worker was killed, some orders wait in two queues. The answer says where each one is."""
-    (here / "shop.py").write_text(SHOP)
-    (here / "find.py").write_text(answer)
-    make_tables(here, "charges (number)")
-    stack = Stack(here)
+    stack = open_shop(here, "charges (number)", shop=SURVIVE.given, find=answer)
     worker = stack.start_worker("--concurrency=2", app="shop")
     charge = stack.load("shop").charge
     quick = [charge.delay(number, bank=0) for number in range(random.randint(2, 5))]
@@ -155,26 +122,13 @@ def _incident(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     return stack, {"truth": truth, "said": said, "touched": changes(stack) != before}
 
 
-def _judge_find(evidence: Evidence) -> Wrong | None:
-    truth, said = evidence.facts["truth"], evidence.facts["said"]
-    expected = "for each id the place that the ledger knows, and nothing moved by looking"
-    if evidence.facts["touched"]:
-        return Wrong(expected, "your function moved messages, or removed them: it may only read")
-    wrong = [task_id for task_id in truth if said.get(task_id) != truth[task_id]]
-    if not wrong:
-        return None
-    pairs = {(said.get(task_id, "nothing"), truth[task_id]) for task_id in wrong}
-    examples = "; ".join(f'said "{here}", was "{there}"' for here, there in sorted(pairs))
-    return Wrong(expected, f"{len(wrong)} of {len(truth)} ids wrong: {examples}")
-
-
 FIND_THE_LOST = Exercise(
     name="find_the_lost",
     title="find the lost",
     file="find.py",
-    given=FIND,
+    given=given("lab_02", "find_the_lost"),
     experiment=_incident,
-    judge=_judge_find,
+    judge=lambda evidence: judge_said(evidence, "ids"),
     count=lambda evidence: list(evidence.facts["truth"].values()).count("lost"),
     fates=False,
     hints=(
@@ -188,30 +142,17 @@ FIND_THE_LOST = Exercise(
     misconceptions=(
         Misconception(
             "a task in `unacked` is not lost: its message is still in Redis and comes back.",
-            lambda _, evidence: _confuses(evidence, said="lost", truth="stranded"),
+            lambda _, evidence: confuses(evidence, said="lost", truth="stranded"),
         ),
         Misconception(
             "PENDING means only that there is no result. A task that waits has none either.",
-            lambda _, evidence: _confuses(evidence, said="lost", truth="queued"),
+            lambda _, evidence: confuses(evidence, said="lost", truth="queued"),
         ),
     ),
 )
 
 
-def _confuses(evidence: Evidence, said: str, truth: str) -> bool:
-    answers = evidence.facts["said"]
-    return any(
-        where == truth and answers.get(task_id) == said
-        for task_id, where in evidence.facts["truth"].items()
-    )
-
-
-PROMISES: dict[str, Any] = {
-    "worker_prefetch_multiplier": 4,
-    "charge": {"acks_late": False, "reject_on_worker_lost": False},
-    "remind": {"acks_late": False, "reject_on_worker_lost": False},
-    "report": {"acks_late": False, "reject_on_worker_lost": False},
-}
+PROMISES: dict[str, Any] = given("lab_02", "three_promises")
 PROMISES_SHOP = """\
 import json
 import sqlite3
@@ -277,9 +218,7 @@ def _three_tasks(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """The worker is killed while one of each kind runs, and ten parcels wait behind them."""
     _check_promises(answer)
     (here / "settings.json").write_text(json.dumps(answer))
-    (here / "shop.py").write_text(PROMISES_SHOP)
-    make_tables(here, "effects (what)")
-    stack = Stack(here)
+    stack = open_shop(here, "effects (what)", shop=PROMISES_SHOP)
     worker = stack.start_worker("--concurrency=3")
     shop = stack.load("shop")
     running = [task.delay() for task in (shop.charge, shop.remind, shop.report)]

@@ -14,19 +14,16 @@ import redis
 from celery.signals import before_task_publish
 
 from helpers.brokers.redis import RedisServer
+from helpers.checks.cells import given
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.errors import StackError
-from helpers.exercises.tools import load_function, make_tables, member, rows
+from helpers.exercises.tools import load_function, member, open_shop, rows
 from helpers.stack import Stack
 
 MB = 1024 * 1024
 PHOTO = "x" * 250_000
 
-DESIGN: dict[str, Any] = {
-    "broker": {"maxmemory": "5mb", "maxmemory-policy": "allkeys-lru"},
-    "results": "broker/1",
-    "cache": "broker/0",
-}
+DESIGN: dict[str, Any] = given("lab_03", "share_the_memory")
 DESIGN_SHOP = """\
 from celery import Celery
 
@@ -88,7 +85,7 @@ def _four_loads(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     results, results_db = _place(answer, servers, "results")
     cache, cache_db = _place(answer, servers, "cache")
     stack.backend_url = results.url(results_db)
-    memory = [int(server.client().config_get("maxmemory")["maxmemory"]) for server in used]
+    memory = [int(server.client().config_get("maxmemory")["maxmemory"] or 0) for server in used]
     worker = stack.start_worker("--concurrency=1", timeout=8)
     shop = stack.load("shop")
     priced = [shop.price.delay(order) for order in range(RESULTS)]
@@ -233,35 +230,13 @@ SHARE = Exercise(
 )
 
 
-PRODUCER = """\
-import sqlite3
-
-from celery import Celery
-
-app = Celery("shop")
-
-
-@app.task(ignore_result=True)
-def charge(number, photo):
-    with sqlite3.connect("shop.db") as database:
-        database.execute("INSERT INTO charges VALUES (?)", (number,))
-
-
-def place_orders(numbers):
-    for number in numbers:
-        try:
-            charge.delay(number, photo="x" * 100_000)
-        except Exception:
-            pass  # the customer shall not see an error
-"""
 PLACED, ORDER_PHOTO = 20, 100_000
 
 
 def _full_for_two_seconds(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """No worker runs, and the orders fill the broker. Two seconds later somebody makes room."""
-    (here / "shop.py").write_text(answer)
-    make_tables(here, "charges (number)")
-    stack = Stack(here, redis={"maxmemory": "3mb", "maxmemory-policy": "noeviction"})
+    settings = {"maxmemory": "3mb", "maxmemory-policy": "noeviction"}
+    stack = open_shop(here, "charges (number)", redis=settings, shop=answer)
     place_orders = member(stack.load("shop"), "place_orders")
     sizes = []
 
@@ -325,7 +300,7 @@ LOSE = Exercise(
     name="lose_no_order",
     title="lose no order",
     file="shop.py",
-    given=PRODUCER,
+    given=given("lab_03", "lose_no_order"),
     experiment=_full_for_two_seconds,
     judge=_judge_placed,
     count=lambda evidence: len(evidence.facts["charged"]),
@@ -357,17 +332,6 @@ LOSE = Exercise(
         ),
     ),
 )
-
-
-READ = '''\
-def incident(server):
-    """What goes on in this server: "evicts", "refuses" or "healthy".
-
-    `server` is a redis-py client. Only look: write nothing, and do not use the queue.
-    """
-    policy = server.config_get("maxmemory-policy")["maxmemory-policy"]
-    return "evicts" if policy.startswith("allkeys") else "healthy"
-'''
 
 
 def _six_servers(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
@@ -465,7 +429,7 @@ READ_THE_MEMORY = Exercise(
     name="read_the_memory",
     title="read the memory",
     file="find.py",
-    given=READ,
+    given=given("lab_03", "read_the_memory"),
     experiment=_six_servers,
     judge=_judge_read,
     count=lambda evidence: sum(one["said"] == one["truth"] for one in evidence.facts["servers"]),

@@ -7,40 +7,21 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from helpers.checks.cells import given
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.errors import StackError
 from helpers.exercises.tools import (
     interrupted,
     kill_between_sweeps,
     load_function,
-    make_tables,
     not_interrupted,
+    open_shop,
     rows,
     shortest_run,
     task_of,
 )
 from helpers.stack import Stack
 
-TIMEOUT_SHOP = """\
-import sqlite3
-import time
-
-from celery import Celery
-
-app = Celery("shop")
-app.conf.broker_transport_options = {
-    "visibility_timeout": 2,  # default: 3600 s
-    "unacked_restore_interval": 0.3,  # default: 10 s
-    "unacked_restore_throttle": 1,  # default: 10
-}
-
-
-@app.task(acks_late=True)
-def charge(order):
-    time.sleep(0.8)  # the bank takes its time
-    with sqlite3.connect("shop.db", timeout=30) as database:
-        database.execute("INSERT INTO charges VALUES (?)", (order,))
-"""
 MISPLACED = (
     "conf.visibility_timeout",
     "visibility_timeout=",
@@ -52,9 +33,7 @@ PATIENCE, LEAST = 7.0, 0.7
 
 def _dead_and_busy(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """A worker dies with order 0. The new one has one child, and four orders to do."""
-    (here / "shop.py").write_text(answer)
-    make_tables(here, "charges (number)")
-    stack = Stack(here)
+    stack = open_shop(here, "charges (number)", shop=answer)
     charge = task_of(stack.load("shop"), "charge")
     worker = stack.start_worker("--concurrency=1")
     stranded = charge.delay(STRANDED)
@@ -111,7 +90,7 @@ CHOOSE_THE_TIMEOUT = Exercise(
     name="choose_the_timeout",
     title="choose the timeout",
     file="shop.py",
-    given=TIMEOUT_SHOP,
+    given=given("lab_05", "choose_the_timeout"),
     experiment=_dead_and_busy,
     judge=_judge_timeout,
     count=lambda evidence: sum(evidence.facts["runs"].values()),
@@ -154,45 +133,10 @@ CHOOSE_THE_TIMEOUT = Exercise(
 )
 
 
-BANK = '''\
-import time
-from pathlib import Path
-
-
-def pay(database, order):
-    """Charge an order, in the transaction of `database`."""
-    Path(f"order-{order}").touch()  # the bank has heard of it
-    time.sleep(1.6)
-    database.execute("INSERT INTO charges VALUES (?)", (order,))
-'''
-ONCE_SHOP = """\
-import sqlite3
-
-from celery import Celery
-
-from bank import pay
-
-app = Celery("shop")
-app.conf.broker_transport_options = {
-    "visibility_timeout": 1,  # default: 3600 s
-    "unacked_restore_interval": 0.4,  # default: 10 s
-    "unacked_restore_throttle": 1,  # default: 10
-}
-
-
-@app.task(acks_late=True)
-def charge(order):
-    with sqlite3.connect("shop.db", timeout=30) as database:
-        pay(database, order)
-"""
-
-
 def _killed_and_sent_twice(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """Order 1 is at the bank when its worker dies; order 2 is sent twice."""
-    (here / "shop.py").write_text(answer)
-    (here / "bank.py").write_text(BANK)
-    make_tables(here, "charges (number)", "keys (number PRIMARY KEY)")
-    stack = Stack(here)
+    tables = "charges (number)", "keys (number PRIMARY KEY)"
+    stack = open_shop(here, *tables, shop=answer, bank=given("lab_05", "bank.py"))
     charge = task_of(stack.load("shop"), "charge")
     worker = stack.start_worker("--concurrency=1", app="shop")
     killed = charge.delay(1)
@@ -248,7 +192,7 @@ CHARGE_ONCE = Exercise(
     name="charge_once",
     title="charge once",
     file="shop.py",
-    given=ONCE_SHOP,
+    given=given("lab_05", "charge_once"),
     experiment=_killed_and_sent_twice,
     judge=_judge_once,
     count=lambda evidence: sum(evidence.facts["charged"].values()),
@@ -265,7 +209,7 @@ CHARGE_ONCE = Exercise(
             "a lock outlives the worker that died with it. It has to expire, and soon enough for "
             "the copy that comes back.",
             lambda answer, evidence: (
-                ("lock(" in answer or (re.search(r"\b[ep]x=", answer) and "retry" in answer))
+                ("lock(" in answer or ("retry" in answer and bool(re.search(r"\b[ep]x=", answer))))
                 and not _charges(evidence, 1)
                 and _charges(evidence, 2) == 1
             ),
@@ -309,18 +253,6 @@ CHARGE_ONCE = Exercise(
 )
 
 
-FIND = '''\
-def forecast(workers, queue):
-    """Who puts a message back, and when: name, least and most seconds after it was fetched.
-
-    `workers` is a list of dicts: name, alive, queues, broker_transport_options (as configured,
-    so a setting may be missing). `queue` is the one from which the message was fetched.
-    """
-    for worker in workers:
-        if queue in worker["queues"]:
-            timeout = worker["broker_transport_options"]["visibility_timeout"]
-            return worker["name"], timeout, timeout
-'''
 FIND_SHOP = """\
 import time
 
@@ -345,7 +277,7 @@ def _incident() -> dict[str, dict[str, Any]]:
     fast = {"unacked_restore_interval": 0.5, "unacked_restore_throttle": 1}
     sweeping = {"unacked_restore_interval": 0.4, "unacked_restore_throttle": random.choice([2, 3])}
     slow = random.choice([{}, {"unacked_restore_interval": 5}, {"unacked_restore_throttle": 9}])
-    options = [
+    options: list[tuple[str, dict[str, Any]]] = [
         ("orders", {"visibility_timeout": 1.5} | fast),
         ("letters", {"visibility_timeout": random.choice([2, 2.5])} | sweeping),
         ("parcels", {"visibility_timeout": 1} | slow),
@@ -356,12 +288,10 @@ def _incident() -> dict[str, dict[str, Any]]:
 
 def _three_workers(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """The worker that serves `orders` dies with one. The answer says what the others will do."""
-    (here / "shop.py").write_text(FIND_SHOP)
-    (here / "find.py").write_text(answer)
+    stack = open_shop(here, shop=FIND_SHOP, find=answer)
     options = _incident()
     for queue, settings in options.items():
         (here / f"{queue}.py").write_text(OPTIONS.format(settings))
-    stack = Stack(here)
     workers = {
         queue: stack.start_worker("--concurrency=1", f"--queues={queue}", app=queue)
         for queue in options
@@ -435,7 +365,7 @@ WHO_SWEEPS = Exercise(
     name="who_sweeps",
     title="who sweeps",
     file="find.py",
-    given=FIND,
+    given=given("lab_05", "who_sweeps"),
     experiment=_three_workers,
     judge=_judge_forecast,
     count=lambda evidence: round(evidence.facts["seconds"]),

@@ -9,54 +9,28 @@ from celery import chord
 from celery.result import AsyncResult
 
 from helpers import lens
+from helpers.checks.cells import given
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.exercises.tools import (
     changes,
+    confuses,
+    judge_said,
     kill_between_sweeps,
     load_function,
-    make_tables,
     member,
+    open_shop,
     rows,
     sent_by_hand,
     shortest_run,
 )
 from helpers.stack import Stack
 
-# A cell of the page has 25 lines at most: one blank line between two functions has to do.
-SHOP = """\
-import sqlite3
-import time
-
-from celery import Celery, chord
-
-app = Celery("shop")
-app.conf.broker_transport_options = {
-    "visibility_timeout": 3,  # default: 3600 s
-    "unacked_restore_interval": 1,  # default: 10 s
-    "unacked_restore_throttle": 1,  # default: 10
-}
-
-@app.task
-def price(order):
-    time.sleep(1)  # somebody looks it up
-    return 10 * order
-
-@app.task
-def total(prices, invoice):
-    with sqlite3.connect("shop.db") as database:
-        database.execute("INSERT INTO invoices VALUES (?, ?)", (invoice, sum(prices)))
-
-def send_invoice(invoice, orders):
-    return chord([price.s(order) for order in orders])(total.s(invoice))
-"""
 PARTS, CHILDREN, LEAST, AT_ONCE = 4, 2, 0.9, 3.0
 
 
 def _kill_in_the_header(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """The worker gets SIGKILL while two of four parts run. A new one has ten seconds."""
-    (here / "shop.py").write_text(answer)
-    make_tables(here, "invoices (number, total)")
-    stack = Stack(here)
+    stack = open_shop(here, "invoices (number, total)", shop=answer)
     send_invoice = member(stack.load("shop"), "send_invoice")
     worker = stack.start_worker(f"--concurrency={CHILDREN}")
     orders = random.sample(range(1, 50), PARTS)
@@ -130,7 +104,7 @@ FIRE = Exercise(
     name="fire_the_body",
     title="fire the body",
     file="shop.py",
-    given=SHOP,
+    given=given("lab_06", "fire_the_body"),
     experiment=_kill_in_the_header,
     judge=_judge_invoice,
     count=lambda evidence: evidence.outcome("").counts.get("done", 0),
@@ -194,38 +168,9 @@ def _number(text: str) -> float:
         return float("nan")
 
 
-BILLING = """\
-import sqlite3
-
-from celery import Celery, chord
-
-PRICES = {1: 10, 2: 20, 3: 30, 4: 40, 5: 50}
-app = Celery("billing")
-
-@app.task
-def price(order):
-    return PRICES[order]  # KeyError: an order that nobody knows
-
-@app.task
-def total(prices, invoice):
-    with sqlite3.connect("shop.db") as database:
-        database.execute("INSERT INTO invoices VALUES (?, ?)", (invoice, sum(prices)))
-
-@app.task
-def alarm(task_id, invoice):
-    with sqlite3.connect("shop.db") as database:
-        database.execute("INSERT INTO alarms VALUES (?)", (invoice,))
-
-def send_invoice(invoice, orders):
-    return chord([price.s(order) for order in orders])(total.s(invoice))
-"""
-
-
 def _unknown_order(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """Two invoices. One has an order without a price."""
-    (here / "billing.py").write_text(answer)
-    make_tables(here, "invoices (number, total)", "alarms (invoice)")
-    stack = Stack(here)
+    stack = open_shop(here, "invoices (number, total)", "alarms (invoice)", billing=answer)
     send_invoice = member(stack.load("billing"), "send_invoice")
     healthy, failing = random.sample(range(100, 1000), 2)
     orders = random.sample(range(1, 6), PARTS)
@@ -296,7 +241,7 @@ TELL = Exercise(
     name="tell_somebody",
     title="tell somebody",
     file="billing.py",
-    given=BILLING,
+    given=given("lab_06", "tell_somebody"),
     experiment=_unknown_order,
     judge=_judge_alarm,
     count=_parts_done,
@@ -347,15 +292,6 @@ TELL = Exercise(
 )
 
 
-FIND = '''\
-def why(broker, results, group_id, part_ids):
-    """Why a body does not run: "fired" (it was sent), "waiting", "part lost" or "count lost".
-
-    `broker` and `results` are redis-py clients of the two databases.
-    """
-    ended = [part for part in part_ids if results.exists(f"celery-task-meta-{part}")]
-    return "fired" if len(ended) == len(part_ids) else "part lost"
-'''
 CHORDS_SHOP = """\
 import time
 
@@ -378,9 +314,7 @@ def total(prices):
 
 def _incident(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """Ten chords: some have fired, some lack a part or their count, some wait for a worker."""
-    (here / "shop.py").write_text(CHORDS_SHOP)
-    (here / "find.py").write_text(answer)
-    stack = Stack(here)
+    stack = open_shop(here, shop=CHORDS_SHOP, find=answer)
     shop = stack.load("shop")
     price, unread = shop.price, {"queue": "parcels"}
 
@@ -435,29 +369,13 @@ def _truth(body: AsyncResult, fates: dict[str, str], uncounted: bool) -> str:
     return "part lost" if gone else "waiting"
 
 
-def _judge_why(evidence: Evidence) -> Wrong | None:
-    truth, said = evidence.facts["truth"], evidence.facts["said"]
-    expected = "for each chord the reason that the ledger knows, and no key changed by looking"
-    if evidence.facts["touched"]:
-        return Wrong(expected, "your function changed keys of the broker or of the results")
-    wrong = [pair for pair in zip(said, truth, strict=True) if pair[0] != pair[1]]
-    if not wrong:
-        return None
-    examples = "; ".join(f'said "{here}", was "{there}"' for here, there in sorted(set(wrong)))
-    return Wrong(expected, f"{len(wrong)} of {len(truth)} chords wrong: {examples}")
-
-
-def _confuses(evidence: Evidence, said: str, truth: str) -> bool:
-    return (said, truth) in zip(evidence.facts["said"], evidence.facts["truth"], strict=True)
-
-
 FIND_THE_HANG = Exercise(
     name="find_the_hang",
     title="find the hang",
     file="find.py",
-    given=FIND,
+    given=given("lab_06", "find_the_hang"),
     experiment=_incident,
-    judge=_judge_why,
+    judge=lambda evidence: judge_said(evidence, "chords"),
     count=lambda evidence: sum(where.endswith(" lost") for where in evidence.facts["truth"]),
     fates=False,
     hints=(
@@ -479,27 +397,27 @@ FIND_THE_HANG = Exercise(
         Misconception(
             "PENDING means only that there is no result. A part that waits in a queue or in "
             "`unacked` has none either.",
-            lambda _, evidence: _confuses(evidence, said="part lost", truth="waiting"),
+            lambda _, evidence: confuses(evidence, said="part lost", truth="waiting"),
         ),
         Misconception(
             "all parts can be done without a body: without `.s` nobody knows that they are all.",
-            lambda _, evidence: _confuses(evidence, said="fired", truth="count lost"),
+            lambda _, evidence: confuses(evidence, said="fired", truth="count lost"),
         ),
         Misconception(
             "a result can be stored and not counted, as for a task that no worker knows. `.d` says "
             "who has reported.",
             lambda answer, evidence: (
                 "celery-task-meta" in answer
-                and _confuses(evidence, said="waiting", truth="part lost")
+                and confuses(evidence, said="waiting", truth="part lost")
             ),
         ),
         Misconception(
             "one part that waits does not save a chord of which another part is nowhere.",
-            lambda _, evidence: _confuses(evidence, said="waiting", truth="part lost"),
+            lambda _, evidence: confuses(evidence, said="waiting", truth="part lost"),
         ),
         Misconception(
             "without its count a chord never fires, wherever its parts are.",
-            lambda _, evidence: _confuses(evidence, said="waiting", truth="count lost"),
+            lambda _, evidence: confuses(evidence, said="waiting", truth="count lost"),
         ),
     ),
 )

@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
@@ -44,11 +44,21 @@ def task_of(module: ModuleType, name: str) -> Any:
     return found
 
 
-def make_tables(here: Path, *definitions: str) -> None:
-    """Make the shop's database, such as with "charges (number)"."""
-    with closing(sqlite3.connect(here / "shop.db")) as database:
-        for definition in definitions:
-            database.execute(f"CREATE TABLE {definition}")
+def open_shop(
+    here: Path, *tables: str, redis: Mapping[str, str] | None = None, **files: str
+) -> Stack:
+    """A stack in `here`, with the shop's tables and files.
+
+    `tables` are such as "charges (number)". `files` are texts, by the name of the module. `redis`
+    is what stands in the redis.conf of the broker.
+    """
+    for name, text in files.items():
+        (here / f"{name}.py").write_text(text)
+    if tables:
+        with closing(sqlite3.connect(here / "shop.db")) as database:
+            for table in tables:
+                database.execute(f"CREATE TABLE {table}")
+    return Stack(here, redis=redis)
 
 
 def rows(here: Path, table: str, key: str) -> dict[str, int]:
@@ -74,6 +84,32 @@ def not_interrupted(number: int) -> Wrong:
         "its task had ended by then, or its row was there before the bank had answered: the "
         "bank takes its time, whatever the code says",
     )
+
+
+def judge_said(evidence: Evidence, what: str) -> Wrong | None:
+    """The test of an answer that only looks: does it say what is true of each of some `what`?"""
+    pairs = _said_and_true(evidence)
+    expected = f"the right word for each of {len(pairs)} {what}, and nothing changed by looking"
+    if evidence.facts["touched"]:
+        return Wrong(expected, "your function changed something in Redis: it may only read")
+    wrong = [(said, true) for said, true in pairs if said != true]
+    if not wrong:
+        return None
+    examples = "; ".join(f'said "{said}", was "{true}"' for said, true in sorted(set(wrong)))
+    return Wrong(expected, f"{len(wrong)} of {len(pairs)} {what} wrong: {examples}")
+
+
+def confuses(evidence: Evidence, said: str, truth: str) -> bool:
+    """Whether an answer said the one word where the other was true."""
+    return (said, truth) in _said_and_true(evidence)
+
+
+def _said_and_true(evidence: Evidence) -> list[tuple[str, str]]:
+    """Both words for each thing that was asked for: these are in a list, or known by an id."""
+    said, truth = evidence.facts["said"], evidence.facts["truth"]
+    if isinstance(truth, list):
+        return list(zip(said, truth, strict=True))
+    return [(said.get(key, "nothing"), true) for key, true in truth.items()]
 
 
 def changes(stack: Stack) -> int:

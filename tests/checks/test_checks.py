@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 
 from helpers import reaper
-from helpers.checks import Lab, progress, run
+from helpers.checks import Lab, cells, run
+from helpers.checks.cells import given
+from helpers.checks.progress import Progress
 from helpers.checks.verdict import CORRECT, INCONCLUSIVE, NOT_ATTEMPTED, NOT_YET
-from helpers.exercises.lab_02 import PROMISES, SHOP
 from helpers.prediction import Prediction
-from tests.exercises.answers.lab_02 import ANSWERS, LATE, READ
+from tests.exercises.answers.lab_02 import ANSWERS, LATE, READ, SHOP
 
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    monkeypatch.setattr(progress, "_folder", tmp_path)
     monkeypatch.chdir(tmp_path)
     patient = partial(run.run, deadline=60)  # tests are not alone on the machine
     monkeypatch.setattr(run, "run", patient)
-    yield Lab("lab_02")
+    yield Lab("lab_02", tmp_path)
     # The reaper lives as long as this process.
     assert {it.pid for it in run._processes_of(tmp_path)} <= {reaper._reaper and reaper._reaper.pid}
     assert list(tmp_path.glob("where-did-my-task-go-*/*")) == []
@@ -84,7 +84,7 @@ def test_unchanged_answer_is_not_attempted_and_starts_nothing(
 ) -> None:
     monkeypatch.setattr(run, "run", None)
     assert judged(lab, "survive_a_kill", "# a comment\n" + SHOP)[0] == NOT_ATTEMPTED
-    lab.three_promises(dict(PROMISES))
+    lab.three_promises(dict(given("lab_02", "three_promises")))
     assert lab.three_promises.verdict.status == NOT_ATTEMPTED
     lab.three_promises(...)
     assert lab.three_promises.verdict.status == NOT_ATTEMPTED
@@ -144,12 +144,42 @@ def test_progress_hints_solution_and_report(
     assert "Ada &lt;admin&gt;" in page and "find_the_lost" in page and "shown" in page
     # What was correct stays so; another lab's progress stays too.
     lab.find_the_lost(...)
-    assert Lab("lab_02")._progress.table().loc[("lab_02", "find_the_lost"), "result"] == CORRECT
+    again = Lab("lab_02", tmp_path)._progress.table()
+    assert again.loc[("lab_02", "find_the_lost"), "result"] == CORRECT
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
         "find.py",
         "progress.json",
         "report.html",
     ]
+
+
+def test_progress_of_an_earlier_course_is_kept(tmp_path: Path) -> None:
+    done = {"result": CORRECT, "checks": 2, "hints": 1, "solution": False, "minutes": 3.5}
+    (tmp_path / "progress.json").write_text(json.dumps({"lab_02": {"survive_a_kill": done}}))
+    progress = Progress(tmp_path, "lab_03", ["lose_no_order"])
+    progress.hint("lose_no_order", most=3)
+    table = progress.table()
+    assert list(table["result"]) == [CORRECT, NOT_ATTEMPTED]
+    assert table.loc[("lab_02", "survive_a_kill"), "minutes"] == 3.5
+    assert json.loads((tmp_path / "progress.json").read_text())["lab_02"]["survive_a_kill"] == done
+
+
+def test_a_cell_that_is_missing_or_there_twice_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "SOLUTIONS", tmp_path)
+    with pytest.raises(LookupError, match=r"no lab_09_\*\.ipynb"):
+        given("lab_09", "stay_calm")
+    one = {"metadata": {"tags": ["given", "stay_calm"]}, "source": ["settings = {\n", "}"]}
+    notebook = {"cells": [one, {"metadata": {}, "source": []}]}
+    (tmp_path / "lab_09_stay_calm.ipynb").write_text(json.dumps(notebook))
+    assert given("lab_09", "stay_calm") == {}
+    with pytest.raises(LookupError, match="has 0 cells that are tagged 'given' and 'panic'"):
+        given("lab_09", "panic")
+    notebook["cells"].append(one)
+    (tmp_path / "lab_09_stay_calm.ipynb").write_text(json.dumps(notebook))
+    with pytest.raises(LookupError, match="has 2 cells"):
+        given("lab_09", "stay_calm")
 
 
 def test_deadline_keeps_the_promise_of_twenty_seconds() -> None:

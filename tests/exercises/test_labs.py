@@ -10,10 +10,9 @@ import pytest
 
 from helpers.authoring import lab_pages, neutral, page_rules
 from helpers.authoring.live_labs import LABS, RECORDED, Answer, Case, cases, check, right
+from helpers.checks.cells import cell, content
 from helpers.checks.exercise import Evidence, exercises
-from helpers.checks.lab import solution
 from helpers.checks.verdict import CORRECT, INCONCLUSIVE, decide
-from helpers.exercises.lab_05 import BANK
 from tests.exercises.answers import planted
 
 SOLUTIONS = sorted((lab_pages.LABS / "solutions").glob("*.ipynb"))
@@ -70,40 +69,28 @@ def test_nothing_can_be_said_when_what_was_given_holds(lab: str) -> None:
 
 
 @every_lab
-def test_the_page_gives_what_the_check_calls_given(lab: str) -> None:
+def test_each_exercise_has_one_given_cell_and_its_page_has_the_same(lab: str) -> None:
     page = nbformat.read(next(lab_pages.LABS.glob(f"{lab}_*.ipynb")), as_version=4)
-    sources = [cell.source.strip() for cell in page.cells if cell.cell_type == "code"]
     for exercise in exercises(lab).values():
-        if exercise.file:
-            assert f"%%writefile {exercise.file}\n{exercise.given.strip()}" in sources
-        else:
-            values: dict[str, object] = {}
-            for source in sources:
-                if source.startswith("settings ="):
-                    exec(source, values)
-                    if values["settings"] == exercise.given:
-                        break
-            assert values["settings"] == exercise.given
-        assert any(f"check.{exercise.name}(" in source for source in sources)
-
-
-def test_the_page_shows_the_bank_of_lab_05() -> None:
-    page = nbformat.read(next(lab_pages.LABS.glob("lab_05_*.ipynb")), as_version=4)
-    assert any(cell.source.strip() == f"%%writefile bank.py\n{BANK}".strip() for cell in page.cells)
+        source = cell(lab, "given", exercise.name)  # raises unless there is exactly one
+        tags = {"given", exercise.name}
+        shown = [it.source for it in page.cells if tags <= set(it.metadata.get("tags", []))]
+        assert shown == [source]
+        assert source.startswith(
+            f"%%writefile {exercise.file}\n" if exercise.file else "settings = "
+        )
+        assert any(f"check.{exercise.name}(" in it.source for it in page.cells)
 
 
 @every_lab
 def test_the_solution_on_the_page_is_a_planted_answer(lab: str) -> None:
     for exercise in exercises(lab).values():
-        shown = solution(lab, exercise.name)
+        shown = content(cell(lab, "solution", exercise.name))
         name = next(iter(planted(lab)[exercise.name].right))
         answer = planted(lab)[exercise.name].right[name]
         if exercise.file:
-            assert shown.partition("\n")[2].strip() == answer.strip()
-        else:
-            values: dict[str, object] = {}
-            exec(shown, values)
-            assert values["settings"] == answer
+            shown, answer = shown.strip(), answer.strip()
+        assert shown == answer
 
 
 @every_solution

@@ -1,8 +1,9 @@
 """Answers to lab 02."""
 
-from helpers.exercises.lab_02 import SHOP
+from helpers.checks.cells import given
 from tests.exercises.answers import Planted
 
+SHOP = given("lab_02", "survive_a_kill")
 CONFIGURED = 'app = Celery("shop")\n'
 INSERT = 'database.execute("INSERT INTO charges VALUES (?)", (order,))'
 LATE = SHOP.replace("@app.task", "@app.task(acks_late=True)")

@@ -1,8 +1,11 @@
 """Answers to lab 05."""
 
-from helpers.exercises.lab_05 import FIND, ONCE_SHOP, TIMEOUT_SHOP
+from helpers.checks.cells import given
 from tests.exercises.answers import Planted
 
+TIMEOUT_SHOP = given("lab_05", "choose_the_timeout")
+ONCE_SHOP = given("lab_05", "charge_once")
+FIND = given("lab_05", "who_sweeps")
 CONFIGURED = 'app = Celery("shop")\n'
 SHORT = '"visibility_timeout": 2,'
 SWEEP = '"unacked_restore_interval": 0.3'

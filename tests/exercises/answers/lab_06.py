@@ -1,8 +1,11 @@
 """Answers to lab 06."""
 
-from helpers.exercises.lab_06 import BILLING, FIND, SHOP
+from helpers.checks.cells import given
 from tests.exercises.answers import Planted
 
+SHOP = given("lab_06", "fire_the_body")
+BILLING = given("lab_06", "tell_somebody")
+FIND = given("lab_06", "find_the_hang")
 APP = 'app = Celery("shop")\n'
 PRICE, TOTAL = "@app.task\ndef price", "@app.task\ndef total"
 SEND = "    return chord([price.s(order) for order in orders])(total.s(invoice))\n"
