@@ -47,3 +47,23 @@ def test_the_readme_shows_the_figure_that_is_stored() -> None:
     notebook = nbformat.read(folder / f"{notebooks.COVER}.ipynb", as_version=4)
     assert (folder / notebooks.PICTURE).read_bytes() == notebooks.first_picture(notebook)
     assert f"notebooks/{notebooks.PICTURE}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+# A page is listed where readers look for it. Each place has columns of its own, so by hand.
+PLACES = {
+    "README.md": NOTEBOOKS,
+    "labs/workshop.md": NOTEBOOKS,
+    "notebooks/00_start_here.ipynb": NOTEBOOKS[1:],
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_each_page_is_listed(place: str) -> None:
+    text = (ROOT / place).read_text(encoding="utf-8")
+    assert [page.name for page in PLACES[place] if f"{page.name})" not in text] == []
+
+
+@pytest.mark.parametrize("place", ["README.md", "labs/workshop.md"])
+def test_each_lab_is_listed(place: str) -> None:
+    text = (ROOT / place).read_text(encoding="utf-8")
+    assert [lab.name for lab in (ROOT / "labs").glob("lab_*.ipynb") if lab.name not in text] == []
