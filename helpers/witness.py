@@ -7,12 +7,14 @@ its own for `app.amqp` and for the transport's `Channel.QoS`.
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import Celery, bootsteps, current_app, signals, states
+from celery.worker import state as worker
 from kombu.transport import redis
 from kombu.utils.objects import cached_property
 
@@ -73,8 +75,9 @@ def _witnessed(send: Callable[..., Any], ledger: Ledger) -> Callable[..., Any]:
 def watch_worker(app: Celery, ledger: Ledger) -> None:
     """Record what this worker process receives, starts, finishes, retries, fails and drops."""
     _watch_tasks(ledger)
-    _watch_refusals(app, ledger)
+    _watch_consumer(app, ledger)
     _watch_returns(ledger)
+    _watch_revokes(ledger)
 
 
 def _watch_tasks(ledger: Ledger) -> None:
@@ -83,10 +86,7 @@ def _watch_tasks(ledger: Ledger) -> None:
 
     @signals.worker_ready.connect(**connect)
     def ready(sender: Any, **_: Any) -> None:
-        queues = sorted(sender.app.amqp.queues.consume_from)
-        worker, options = _short(sender.hostname), dict(sender.app.conf.broker_transport_options)
-        about = {"queues": queues, "transport_options": options, **_sweep(sender)}
-        ledger.append("ready", worker=worker, **about)
+        ledger.append("ready", **_about(sender))
 
     @signals.task_received.connect(**connect)
     def received(request: Any, **_: Any) -> None:
@@ -144,10 +144,16 @@ def _watch_tasks(ledger: Ledger) -> None:
         _discarded(ledger, message, f"unreadable message: {exc!r}")
 
 
-def _watch_refusals(app: Celery, ledger: Ledger) -> None:
-    """A refused content type sends no signal (`celery/worker/consumer/consumer.py`)."""
+def _watch_consumer(app: Celery, ledger: Ledger) -> None:
+    """What no signal tells of the worker's consumer (`celery/worker/consumer/consumer.py`).
 
-    class Refusals(bootsteps.StartStopStep):
+    That it refused a content type, that it lost its connection (and forgets what it was handed),
+    that it has one again, and that remote control made it take up or give up a queue.
+    """
+
+    class Watched(bootsteps.StartStopStep):
+        requires = ("celery.worker.consumer:Tasks",)
+
         def __init__(self, consumer: Any, **options: Any) -> None:
             told = consumer.on_decode_error
 
@@ -156,9 +162,45 @@ def _watch_refusals(app: Celery, ledger: Ledger) -> None:
                 _discarded(ledger, message, f"refused content: {error!r}")
 
             consumer.on_decode_error = on_decode_error
+            for change in ("add_task_queue", "cancel_task_queue"):
+                setattr(consumer, change, _then(getattr(consumer, change), tell(consumer)))
             super().__init__(consumer, **options)
 
-    app.steps["consumer"].add(Refusals)
+        def start(self, consumer: Any) -> None:
+            ledger.append("connected", **_about(consumer))
+
+        def stop(self, consumer: Any) -> None:
+            if not (worker.should_stop or worker.should_terminate):  # else it shuts down
+                ledger.append("disconnected", worker=_short(consumer.hostname))
+
+    def tell(consumer: Any) -> Callable[[], None]:
+        return lambda: ledger.append("consuming", **_about(consumer))
+
+    app.steps["consumer"].add(Watched)
+
+
+def _then(act: Callable[..., Any], tell: Callable[[], None]) -> Callable[..., Any]:
+    def both(*arguments: Any, **options: Any) -> Any:
+        result = act(*arguments, **options)
+        tell()
+        return result
+
+    return both
+
+
+def _watch_revokes(ledger: Ledger) -> None:
+    """A revoke is only remembered, in each worker, until the message comes or its time does.
+
+    `celery/worker/control.py: _revoke`. The signal task_revoked is sent when the task is dropped.
+    """
+    update = worker.revoked.update
+
+    def remembered(ids: Any) -> None:
+        update(ids)
+        for task_id in [ids] if isinstance(ids, str) else ids:
+            ledger.append("revoked", task_id)
+
+    worker.revoked.update = remembered
 
 
 def _watch_returns(ledger: Ledger) -> None:
@@ -200,8 +242,22 @@ def _watch_returns(ledger: Ledger) -> None:
 
 
 def _discarded(ledger: Ledger, message: Any, why: str) -> None:
-    headers = message.headers or {}
-    ledger.append("discarded", headers.get("id"), task=headers.get("task"), why=why)
+    headers, properties = message.headers or {}, message.properties or {}
+    task_id = headers.get("id") or properties.get("correlation_id")  # protocol 2, protocol 1
+    ledger.append("discarded", task_id, task=headers.get("task"), why=why)
+
+
+def _about(consumer: Any) -> dict[str, Any]:
+    """Who consumes what, as of now, and when it puts back what it was not told of."""
+    queues = consumer.app.amqp.queues.consume_from
+    fanout = {q.exchange.name for q in queues.values() if q.exchange.type == "fanout"}
+    return {
+        "worker": _short(consumer.hostname),
+        "queues": sorted(queues),
+        "broadcasts": sorted(fanout),
+        "transport_options": dict(consumer.app.conf.broker_transport_options),
+        **_sweep(consumer),
+    }
 
 
 def _short(hostname: str) -> str:
@@ -221,15 +277,17 @@ def _delivery(message: Any) -> dict[str, Any]:
 def _sweep(consumer: Any) -> dict[str, Any]:
     """How long this worker leaves a message in `unacked`, and how often it looks, in seconds.
 
-    `kombu/transport/redis.py: QoS.restore_visible` and `Transport.register_with_event_loop`.
-    Empty for a transport that has no such clock.
+    `kombu/transport/redis.py: QoS.restore_visible` and `Transport.register_with_event_loop`: a pool
+    without an event loop (gevent, eventlet) never looks. Empty for a transport without such a
+    clock.
     """
-    channel = consumer.task_consumer.channel
+    channel = consumer.connection.default_channel
     if not hasattr(channel, "visibility_timeout"):
         return {}
+    period = channel.unacked_restore_interval * channel.unacked_restore_throttle
     return {
         "visibility_timeout": float(channel.visibility_timeout),
-        "sweep_period": float(channel.unacked_restore_interval * channel.unacked_restore_throttle),
+        "sweep_period": math.inf if consumer.hub is None else float(period),
     }
 
 

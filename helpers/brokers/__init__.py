@@ -40,11 +40,12 @@ class Broker(Protocol):
     def queued(self) -> Mapping[str, Sequence[str | None]]:
         """Ids of the tasks whose messages wait, by the queue that a worker consumes.
 
-        None stands for a message that is no task: it is somebody else's. Raises BrokerSilent when it does not answer.
+        None stands for a message that is no task: it is somebody else's. Raises BrokerSilent when
+        it does not answer.
         """
 
     def unacked(self) -> Sequence[Unacked]:
         """What workers took and have not acknowledged, as far as the broker knows of it.
 
-        A message that is no task has no id. Raises BrokerSilent when it does not answer.
+        A message that is no task has no id. Raises BrokerSilent when the broker does not answer.
         """
