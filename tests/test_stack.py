@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 from helpers import Stack, lens, private_directory, reaper
 from helpers.brokers import redis as redis_server
 from helpers.errors import StackError
-from helpers.exercises.tools import kill_between_sweeps
+from helpers.faults import kill_between_sweeps
 from helpers.settle import census
 from tests.conftest import SHOP, processes_in, wait_until_gone
 
@@ -289,6 +289,16 @@ def test_a_moment_that_does_not_come(stack: Stack) -> None:
         stack.wait_for("finished", shop.nap.delay(60), timeout=0.2)
     with pytest.raises(StackError, match=r"still runs after 0\.1 s"):
         worker.wait(timeout=0.1)
+
+
+def test_a_condition_that_comes_true_and_one_that_does_not(stack: Stack) -> None:
+    looks = iter([False, False, True])
+    stack.wait_until(lambda: next(looks), "looked at three times")
+    assert list(looks) == []
+    stack.start_worker("--concurrency=1")
+    missed = r"(?s)^stack: not charged within 0\.\d s\. No task went to the broker.*worker1:.*ready"
+    with pytest.raises(StackError, match=missed):
+        stack.wait_until(lambda: False, "charged", timeout=0.1)
 
 
 def test_a_slow_machine_gets_more_time(stack: Stack) -> None:

@@ -11,13 +11,13 @@ from helpers.errors import StackError
 from helpers.exercises.tools import (
     changes,
     interrupted,
-    kill_between_sweeps,
     load_function,
     make_tables,
     not_interrupted,
     rows,
     task_of,
 )
+from helpers.faults import kill_between_sweeps
 from helpers.stack import Stack
 
 SHOP = """\

@@ -11,7 +11,6 @@ from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, W
 from helpers.errors import StackError
 from helpers.exercises.tools import (
     interrupted,
-    kill_between_sweeps,
     load_function,
     make_tables,
     not_interrupted,
@@ -19,6 +18,7 @@ from helpers.exercises.tools import (
     shortest_run,
     task_of,
 )
+from helpers.faults import kill_between_sweeps
 from helpers.stack import Stack
 
 TIMEOUT_SHOP = """\

@@ -12,7 +12,6 @@ from helpers import lens
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.exercises.tools import (
     changes,
-    kill_between_sweeps,
     load_function,
     make_tables,
     member,
@@ -20,6 +19,8 @@ from helpers.exercises.tools import (
     sent_by_hand,
     shortest_run,
 )
+from helpers.faults import evict, kill_between_sweeps
+from helpers.process import poll
 from helpers.stack import Stack
 
 # A cell of the page has 25 lines at most: one blank line between two functions has to do.
@@ -70,9 +71,7 @@ def _kill_in_the_header(answer: Answer, here: Path) -> tuple[Stack, dict[str, An
         timeout=5,
     )
     # A child starts a little before its parent acknowledges. With late ack the parent does not.
-    deadline = time.monotonic() + 0.5
-    while _ids(stack, "started") & _unacked(stack) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    poll(lambda: not _ids(stack, "started") & _unacked(stack), 0.5)
     kill_between_sweeps(stack, worker)
     early = sum(rows(here, "invoices", "total").values())
     cut = _ids(stack, "started") - _ids(stack, "finished") - _ids(stack, "failed")
@@ -394,9 +393,8 @@ def _incident(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     # Of the second no part reports either.
     unread_parts = [price.s(order).set(**unread) for order in (8, 9)]
     uncounted = [send(price.s(9)), chord(unread_parts)(shop.total.s())]
-    with stack.results.client(1) as results:
-        for one in uncounted:  # no worker yet, so nothing is counted before it is gone
-            results.delete(f"celery-taskset-meta-{one.parent.id}.s")
+    for one in uncounted:  # no worker yet, so nothing is counted before it is gone
+        evict(stack.results, f"celery-taskset-meta-{one.parent.id}.s", db=1)
     broken = send(shop.app.signature("shop.renamed"))
     worker = stack.start_worker(f"--concurrency={CHILDREN}", app="shop")
     for body in fired:
