@@ -133,7 +133,7 @@ def measure(
         with closing(results(run, missing, arguments.at_once)) as seen:
             for row in seen:
                 if isinstance(row, str):
-                    progress.say(f"FAILED, and goes on with the others:\n{row}")
+                    progress.say(f"failed, and goes on with the others: {row}")
                 else:
                     part.add(row)
                     progress.done(_words({key: row[key] for key in part.keys}))
@@ -305,7 +305,7 @@ def _in_turn(run: Run, batches: list[list[Case]], _: int) -> Generator[Row | str
         try:
             yield from run(batch)
         except Exception:
-            yield traceback.format_exc()
+            yield f"{_words(batch[0])}\n{traceback.format_exc()}"
 
 
 def _side_by_side(run: Run, batches: list[list[Case]], at_once: int) -> Generator[Row | str]:
