@@ -255,12 +255,12 @@ class Stack:
         with Status("waiting", deadline=timeout) as status:
 
             def reached() -> object:
-                status.update(f"not {what}")
+                status.update(f"until {what}")
                 return condition()
 
             if poll(reached, timeout):
-                status.detail = what
                 return
+            status.detail = f"not {what}"
         why = "" if self.ledger.count("attempted") else " No task went to the broker at all."
         logs = "".join(f"\n\n{worker.name}:\n{worker.log.tail()}" for worker in self.workers)
         raise StackError(f"{who} not {what} within {timeout:.1f} s.{why}{logs}")

@@ -9,13 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from helpers import Stack, lens, private_directory, reaper
+from helpers import Stack, lens, private_directory, reaper, status
 from helpers.brokers import redis as redis_server
 from helpers.errors import StackError
 from helpers.faults import kill_between_sweeps
@@ -299,6 +300,23 @@ def test_a_condition_that_comes_true_and_one_that_does_not(stack: Stack) -> None
     missed = r"(?s)^stack: not charged within 0\.\d s\. No task went to the broker.*worker1:.*ready"
     with pytest.raises(StackError, match=missed):
         stack.wait_until(lambda: False, "charged", timeout=0.1)
+
+
+def test_a_long_wait_says_what_it_waits_for(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    def display(bundle: dict[str, str], **_: object) -> SimpleNamespace:
+        shown.append(bundle["text/plain"])
+        return SimpleNamespace(update=display)
+
+    monkeypatch.setattr(status, "get_ipython", lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setattr(status, "display", display)
+    monkeypatch.setattr(status, "_SILENT", 0)
+    stack.wait_until(lambda: True, "charged", timeout=2)
+    with pytest.raises(StackError):
+        stack.wait_until(lambda: False, "charged", timeout=0)
+    assert shown[0].startswith("waiting · ") and shown[0].endswith(" 0 of 2 s · until charged")
+    assert shown[1] == "waited 0 s · until charged" and shown[-1] == "waited 0 s · not charged"
 
 
 def test_a_slow_machine_gets_more_time(stack: Stack) -> None:
