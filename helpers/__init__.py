@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from helpers.reaper import private_directory
     from helpers.stack import Stack
     from helpers.tables import effects
-    from helpers.trials import interval, repeat, stored, tally
+    from helpers.trials import interval, stored, tally
 
 _PLACES = {
     "Outcome": "fates",
@@ -19,12 +19,11 @@ _PLACES = {
     "interval": "trials",
     "predict": "prediction",
     "private_directory": "reaper",
-    "repeat": "trials",
     "stored": "trials",
     "tally": "trials",
 }
 __all__ = ["Outcome", "Stack", "chords", "effects", "interval", "lens", "plots", "predict"]
-__all__ += ["private_directory", "repeat", "stored", "tally", "wire"]
+__all__ += ["private_directory", "stored", "tally", "wire"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,16 @@ from helpers import reaper
 from helpers.errors import StackError
 
 
+def poll(condition: Callable[[], object], timeout: float, pause: float = 0.01) -> bool:
+    """Wait until `condition` is true: True then, False after `timeout` seconds without it."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+    return True
+
+
 class Log:
     """The log file of one process."""
 
@@ -89,42 +99,39 @@ class Process:
                 f"Its log says:\n\n{self.log.tail()}"
             ) from error
 
+    def signal_group(self, number: signal.Signals) -> None:
+        """One signal to the process and its children alike, as systemd and supervisor can send it.
+
+        Raises StackError when the process has ended.
+        """
+        if not self.alive:
+            raise StackError(f"{self.name} has ended (exit code {self.exit_code})")
+        self.note(f"{number.name} to {self.name}")
+        os.killpg(self.pid, number)
+
     def pause(self) -> None:
         """`SIGSTOP`: it keeps its connections and answers nobody."""
-        self._signal_group(signal.SIGSTOP)
+        self.signal_group(signal.SIGSTOP)
         self._paused = True
 
     def resume(self) -> None:
         """`SIGCONT` after `pause`; nothing to do otherwise."""
         if self._paused:
-            self._signal_group(signal.SIGCONT)
+            self.signal_group(signal.SIGCONT)
             self._paused = False
 
     def note(self, fault: str) -> None:
         """Remember `fault` with its moment, for the figures."""
         self.faults.append((fault, time.monotonic()))
 
-    def _signal_group(self, number: signal.Signals) -> None:
-        if not self.alive:
-            raise StackError(f"{self.name} has ended (exit code {self.exit_code})")
-        self.note(f"{number.name} to {self.name}")
-        os.killpg(self.pid, number)
-
-    def wait_until(self, ready: Callable[[], bool], what: str, timeout: float) -> None:
+    def wait_until(self, ready: Callable[[], object], what: str, timeout: float) -> None:
         """Poll `ready` until it is true; `timeout` in seconds.
 
         Raises StackError with the tail of the log when the process ends first or time runs out.
         """
-        deadline = time.monotonic() + timeout
-        while not ready():
-            if not self.alive:
-                raise StackError(
-                    f"{self.name} ended with exit code {self.exit_code} before {what}. "
-                    f"Its log says:\n\n{self.log.tail()}"
-                )
-            if time.monotonic() > deadline:
-                raise StackError(
-                    f"{self.name}: not {what} within {timeout:g} s. Its log says:\n\n"
-                    f"{self.log.tail() or '(nothing)'}"
-                )
-            time.sleep(0.01)
+        if poll(lambda: ready() or not self.alive, timeout) and (self.alive or ready()):
+            return
+        missed = f"{self.name}: not {what} within {timeout:g} s"
+        if not self.alive:
+            missed = f"{self.name} ended with exit code {self.exit_code} before {what}"
+        raise StackError(f"{missed}. Its log says:\n\n{self.log.tail() or '(nothing)'}")

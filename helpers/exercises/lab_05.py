@@ -12,7 +12,6 @@ from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, W
 from helpers.errors import StackError
 from helpers.exercises.tools import (
     interrupted,
-    kill_between_sweeps,
     load_function,
     not_interrupted,
     open_shop,
@@ -20,6 +19,7 @@ from helpers.exercises.tools import (
     shortest_run,
     task_of,
 )
+from helpers.faults import kill_between_sweeps
 from helpers.stack import Stack
 
 MISPLACED = (
