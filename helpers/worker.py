@@ -18,6 +18,20 @@ from helpers.process import Process
 QUICK_START = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
+def _included(options: tuple[str, ...]) -> list[str]:
+    """The options with the witness beside what they include: of two `-I` Celery takes the last."""
+    modules, rest, left = ["helpers.witness"], [], iter(options)
+    for option in left:
+        name, sep, value = option.partition("=")
+        if name in ("-I", "--include"):
+            modules.append(value if sep else next(left, ""))
+        elif option.startswith("-I"):
+            modules.append(option[2:])
+        else:
+            rest.append(option)
+    return ["-I", ",".join(filter(None, modules)), *rest]
+
+
 class Worker(Process):
     """One worker: its parent process and its pool."""
 
@@ -25,7 +39,7 @@ class Worker(Process):
         self, app: str, options: tuple[str, ...], *, name: str, cwd: Path, env: Mapping[str, str]
     ) -> None:
         arguments = ["-A", app, "worker", f"--hostname={name}@stack", "--loglevel=INFO"]
-        arguments += [*QUICK_START, "-I", "helpers.witness", *options]
+        arguments += [*QUICK_START, *_included(options)]
         super().__init__(
             name,
             [sys.executable, "-m", "celery", *arguments],
