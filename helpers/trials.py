@@ -138,18 +138,17 @@ def measure(
                     part.add(row)
                     progress.done(_words({key: row[key] for key in part.keys}))
     except KeyboardInterrupt:
-        progress.say(
-            f"stopped. The rows so far are in {_short(part.path)}: the same command goes on"
-        )
+        kept = sum(part.key(case) in part.rows for case in every)
+        progress.say(f"stopped with {kept} of {len(every)} runs: the same command goes on")
         sys.exit(130)
     if failed := sum(part.key(case) not in part.rows for case in every):
-        progress.say(f"{failed} runs failed: the same command tries them again")
+        progress.say(f"runs that failed: {failed}. The same command tries them again")
         sys.exit(1)
     if arguments.n >= n and not arguments.only:
         part.become(grid, every)
         progress.say(f"wrote {_short(grid)}")
     else:
-        progress.say(f"a sample: {_short(part.path)}. A full run keeps these rows")
+        progress.say(f"a sample, in {_short(part.path)}: a full run begins with it")
 
 
 def _asked(

@@ -118,7 +118,7 @@ def test_a_sample_counts_for_the_full_run(grid: Grid, capsys: Capture) -> None:
     grid.csv.write_text("the old one")
     assert grid.measure("--n", "1") == 0
     assert grid.ran == ALL[:2] and grid.rows(grid.part) == WRITTEN[:2]
-    assert "a sample: " in capsys.readouterr().err and grid.csv.read_text() == "the old one"
+    assert "a sample, in " in capsys.readouterr().err and grid.csv.read_text() == "the old one"
     assert grid.measure("--n", "1") == 0 and grid.ran == []
     assert grid.measure() == 0
     assert grid.ran == ALL[2:] and grid.rows(grid.csv) == WRITTEN
@@ -147,7 +147,7 @@ def test_interrupted_is_gone_on_with(grid: Grid, capsys: Capture) -> None:
 
     assert grid.measure(run=interrupted) == 130
     assert grid.rows(grid.part) == WRITTEN[:3] and not grid.csv.exists()
-    assert "stopped. The rows so far are in" in capsys.readouterr().err
+    assert "stopped with 3 of 6 runs: the same command goes on" in capsys.readouterr().err
     assert grid.measure() == 0
     assert grid.ran == ALL[3:] and grid.rows(grid.csv) == WRITTEN
 
@@ -158,7 +158,7 @@ def test_a_failed_batch_costs_only_itself(grid: Grid, capsys: Capture, at_once: 
     assert sorted(grid.rows(grid.part)) == sorted([*WRITTEN[:3], *WRITTEN[4:]])
     said = capsys.readouterr().err
     assert "failed, and goes on with the others: red\nTraceback" in said
-    assert "ZeroDivisionError" in said and "1 runs failed: the same command" in said
+    assert "ZeroDivisionError" in said and "runs that failed: 1. The same command" in said
     assert grid.measure() == 0
     assert grid.ran == [("green", 1)] and grid.rows(grid.csv) == WRITTEN
 
