@@ -89,7 +89,7 @@ def evict(server: RedisServer, key: str, db: int = 0) -> None:
     with server.client(db) as client:
         if not client.delete(key):
             raise StackError(f"{server.name} has no key {key} in database {db}: nothing to evict")
-    server.note(f"eviction in {server.name}")
+    server.note("eviction", f"eviction in {server.name}")
 
 
 @contextmanager
@@ -116,5 +116,5 @@ def cut_connections(worker: Worker, server: RedisServer) -> int:
         cut = sum(int(client.client_kill_filter(addr=address)) for address in addresses)
     if not cut:
         raise StackError(f"{worker.name} has no connection to {server.name}")
-    worker.note(f"connections of {worker.name} to {server.name} cut")
+    worker.note("cut", f"connections of {worker.name} to {server.name} cut")
     return cut

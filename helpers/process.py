@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from helpers import reaper
 from helpers.errors import StackError
@@ -43,11 +44,23 @@ class Log:
         return "\n".join(self.text.splitlines()[-lines:])
 
 
+class Fault(NamedTuple):
+    """What was done to a process, or what it did: a signal's name, "exit", ... in one word.
+
+    `at` is `time.monotonic`. The `label` is for a figure, and nothing decides by it.
+    """
+
+    what: str
+    process: str
+    at: float
+    label: str
+
+
 class Process:
     """One child in its own process group.
 
     `command` is the whole command line; standard output and error go to `log`. `faults` lists what
-    was done to it and when (`time.monotonic`).
+    was done to it and when.
     """
 
     def __init__(
@@ -58,7 +71,7 @@ class Process:
         self.log = Log(log)
         self._cwd, self._env = cwd, dict(env)
         self._paused = False
-        self.faults: list[tuple[str, float]] = []
+        self.faults: list[Fault] = []
         self._process = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -83,7 +96,7 @@ class Process:
     def kill(self) -> None:
         """`SIGKILL` the process and its children, as when its container is killed."""
         if self.alive:
-            self.note(f"SIGKILL to {self.name}")
+            self.note("SIGKILL", f"SIGKILL to {self.name}")
         reaper.kill_group(self._process)
 
     def wait(self, timeout: float = 10) -> None:
@@ -106,7 +119,7 @@ class Process:
         """
         if not self.alive:
             raise StackError(f"{self.name} has ended (exit code {self.exit_code})")
-        self.note(f"{number.name} to {self.name}")
+        self.note(number.name, f"{number.name} to {self.name}")
         os.killpg(self.pid, number)
 
     def pause(self) -> None:
@@ -120,9 +133,9 @@ class Process:
             self.signal_group(signal.SIGCONT)
             self._paused = False
 
-    def note(self, fault: str) -> None:
-        """Remember `fault` with its moment, for the figures."""
-        self.faults.append((fault, time.monotonic()))
+    def note(self, what: str, label: str) -> None:
+        """Remember a fault of now: `what` in one word, `label` as a figure says it."""
+        self.faults.append(Fault(what, self.name, time.monotonic(), label))
 
     def wait_until(self, ready: Callable[[], object], what: str, timeout: float) -> None:
         """Poll `ready` until it is true; `timeout` in seconds.

@@ -65,7 +65,7 @@ class Worker(Process):
         children = self.children()
         if not children or pid not in (None, *children):
             raise StackError(f"{self.name} has no such pool child: it ended, or its pool has none")
-        self.note(f"SIGKILL to a child of {self.name}")
+        self.note("child", f"SIGKILL to a child of {self.name}")
         os.kill(pid or children[0], signal.SIGKILL)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 10) -> None:
@@ -76,10 +76,10 @@ class Worker(Process):
         """
         # To the parent alone: a signal to the whole group would reach its children too.
         if self.alive:
-            self.note(f"{number.name} to {self.name}")
+            self.note(number.name, f"{number.name} to {self.name}")
             os.kill(self.pid, number)
         self.wait(timeout)
-        self.note(f"exit of {self.name}")
+        self.note("exit", f"exit of {self.name}")
         self.kill()  # what the pool may have left in the process group
 
     def __repr__(self) -> str:

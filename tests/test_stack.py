@@ -25,7 +25,7 @@ def test_a_task_runs_and_is_counted(stack: Stack) -> None:
     assert shop.add.delay(2, 3).get(timeout=10) == 5
     outcome = stack.settle()
     assert outcome.counts == {"done": 1}
-    assert outcome.verdict == "held"
+    assert outcome.verdict == "survived"
     assert "-A shop worker" in worker.command_line and "--concurrency=1" in worker.command_line
     assert worker.log.errors == []
 
@@ -194,7 +194,7 @@ def test_a_lost_child_is_reported_and_the_worker_lives(stack: Stack) -> None:
     assert worker.alive
     assert stack.settle(timeout=5).counts == {"failed": 1}
     assert stack.deliveries()["end"].tolist() == ["failed"]
-    assert [label for label, _ in worker.faults] == ["SIGKILL to a child of worker1"]
+    assert [fault.label for fault in worker.faults] == ["SIGKILL to a child of worker1"]
 
 
 def test_a_killed_worker_on_the_timeline(stack: Stack) -> None:

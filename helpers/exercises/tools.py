@@ -126,5 +126,6 @@ def sent_by_hand(events: list[Event], task: str) -> int:
 def shortest_run(evidence: Evidence, task: str) -> float:
     """Seconds of the shortest execution of a task that finished; NaN without one."""
     runs = evidence.deliveries()
-    runs = runs[runs["task"].str.startswith(f"{task}(") & runs["end"].eq("finished")]
+    mine = runs["name"].str.split(".").str[-1].eq(task)
+    runs = runs[mine & runs["end"].eq("finished")]
     return float((runs["ended"] - runs["started"]).min())
