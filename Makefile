@@ -1,5 +1,5 @@
 # make lab          install what is missing, check this machine, open the first notebook
-# make test         lint and every test
+# make test         lint, types and every test
 # make notebooks    run the notebooks and store them with their results
 # make labs         run the labs' solutions, store them, and make the pages of the exercises
 # make test-labs    every answer to every lab, right and wrong, live, ten times (two hours)
@@ -37,6 +37,7 @@ test:
 	@sh helpers/make_env.sh dev
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
+	$(python) -m mypy
 	$(python) -m pytest -n 2 -rs $(TEST_ARGS)
 
 notebooks:

@@ -209,7 +209,7 @@ def _add(counts: dict[Any, int], key: Any) -> None:
 class _Whereabouts(NamedTuple):
     """Where a task is, apart from what became of it. Facts only: `_where` has the words."""
 
-    copy: str = ""
+    message: str = ""
     place: str = ""
     queue: str = ""
     consumed: bool = False
@@ -298,7 +298,7 @@ def classify(
 ) -> Outcome:
     """Give each task id its fate, and the run its verdict.
 
-    A task may have its fate while a copy of its message is still about. The columns `copy` (queued,
+    A task may have its fate while a copy of its message is still about. The columns `message` (queued,
     held, stranded), `place` (queue, unacked, running, a worker's memory, gone with its child),
     `queue` and `consumed` (by somebody, now) say how and where, or are empty; `earliest_return` and
     `latest_return` are seconds after the census. `where` and `why` say it to a reader: no program
@@ -316,7 +316,7 @@ def classify(
 
 def _row(task_id: str, task: _Seen, sight: _Sight) -> tuple[Any, ...]:
     spot = sight.whereabouts(task_id, task)
-    fate, starts = _fate(task, spot.copy), sum(task.started.values())
+    fate, starts = _fate(task, spot.message), sum(task.started.values())
     ended = task.ends.get("finished", 0)
     row = (task_id, task.task, fate, task.accepted > 0, starts, ended, _where(spot), task.why)
     return row + spot
@@ -325,15 +325,15 @@ def _row(task_id: str, task: _Seen, sight: _Sight) -> tuple[Any, ...]:
 _FINAL = frozenset(("finished", "failed"))
 
 
-def _fate(task: _Seen, copy: str) -> str:
-    """`copy` is the fate where nothing final happened and its message is still about."""
+def _fate(task: _Seen, message: str) -> str:
+    """`message` is the fate where nothing final happened and its message is still about."""
     if task.started and not (task.attempted and task.accepted):
         return "recovered" if task.attempted else "unexpected"
     if not _FINAL.isdisjoint(task.ends):
         return _end(task)
-    if "discarded" in task.ends and not copy:
+    if "discarded" in task.ends and not message:
         return "discarded"
-    return copy or ("lost" if task.accepted else "refused")
+    return message or ("lost" if task.accepted else "refused")
 
 
 def _end(task: _Seen) -> str:

@@ -91,7 +91,7 @@ def _silent(ledger: Ledger, seconds: float) -> bool:
 
 def _at_rest(outcome: Outcome) -> bool:
     """No message is left anywhere, and none is missed: nothing to wait for."""
-    return not outcome.table["copy"].any() and "lost" not in outcome.counts
+    return not outcome.table["message"].any() and "lost" not in outcome.counts
 
 
 def _unnoticed(outcome: Outcome, waited: float) -> bool:
@@ -102,9 +102,9 @@ def _unnoticed(outcome: Outcome, waited: float) -> bool:
 def _will_move(outcome: Outcome, seconds: float) -> bool:
     """Does any task move, or will one come back within `seconds`?"""
     table = outcome.table
-    consumed = (table["copy"] == "queued") & table["consumed"]
-    returning = (table["copy"] == "stranded") & (table["latest_return"] <= seconds)
-    return bool((consumed | returning | (table["copy"] == "held")).any())
+    consumed = (table["message"] == "queued") & table["consumed"]
+    returning = (table["message"] == "stranded") & (table["latest_return"] <= seconds)
+    return bool((consumed | returning | (table["message"] == "held")).any())
 
 
 def census(stack: Settling) -> Census | None:

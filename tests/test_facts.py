@@ -23,7 +23,7 @@ from tests.test_fates import NOW, PLANTED, VERDICTS, WORKER, Story, census, lost
 WORDS = ["where", "why"]  # the columns for readers; every other one holds facts
 FACTS = {
     "fate": set(FATES),
-    "copy": {"", "queued", "held", "stranded"},
+    "message": {"", "queued", "held", "stranded"},
     "place": {"", "queue", "unacked", "running", "memory", "gone"},
     "queue": {"", "celery", "mail"},
     "task": {"shop.charge", None},

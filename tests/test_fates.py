@@ -293,7 +293,7 @@ def lost_child() -> Story:
 
 def test_a_lost_child_that_its_parent_has_not_noticed() -> None:
     row = lost_child().judge().table.loc["a"]
-    assert (row["fate"], row["copy"]) == ("lost", "")
+    assert (row["fate"], row["message"]) == ("lost", "")
     assert row["place"] == "gone"  # settle waits for the parent's report
     nobody = lost_child().judge(Census(NOW)).table.loc["a"]
     assert (nobody["fate"], nobody["place"]) == ("lost", "")
@@ -313,4 +313,4 @@ def test_a_lost_child_whose_message_was_requeued() -> None:
 def test_a_copy_that_still_runs_after_the_first_has_ended() -> None:
     story = Story().ready().publish("a").run("a").receive("a").start("a")
     row = story.judge().table.loc["a"]
-    assert (row["fate"], row["copy"], row["place"]) == ("duplicated", "held", "running")
+    assert (row["fate"], row["message"], row["place"]) == ("duplicated", "held", "running")
