@@ -1,9 +1,13 @@
-"""Which parts of a chord have reported, and where the rest is. Read-only."""
+"""Which parts of a chord have reported, where the rest is, and how it stands. Read-only."""
 
 import json
+import math
+import time
 from collections.abc import Collection
+from datetime import datetime
 
 import pandas as pd
+from celery import states
 from celery.result import AsyncResult, GroupResult
 
 from helpers import lens
@@ -85,3 +89,78 @@ def family(part: AsyncResult | GroupResult | None) -> set[str]:
             ids |= {name for child in part.results for name in family(child)}
         part = part.parent
     return ids
+
+
+def outcome(
+    result: AsyncResult | GroupResult,
+    table: pd.DataFrame,
+    broker: lens.HasClient,
+    results: lens.HasClient | None,
+    db: int = 1,
+) -> tuple[str, float]:
+    """How a chord or a chain stands, and the seconds until the last event that it still needs.
+
+    *fired* and *error* are ends. Without one it is *hung* (nothing is left that could complete it),
+    *stuck* (something is left, but no bounded event completes it) or *late* (a bounded event will).
+    `table` has the fates of what can belong to it, out of `Outcome.table`. The results are in
+    database `db` of `results`; None: the backend is no Redis, and is asked itself.
+    """
+    last = leaves(result)
+    body = table[table.index.isin([one.id for one in last])]
+    alive = table[table["fate"].isin(["queued", "held", "stranded"])]
+    alive = alive.assign(due=[_due(broker, task_id, row) for task_id, row in alive.iterrows()])
+    header = result.parent if isinstance(result.parent, GroupResult) else None
+    parts_of = leaves(header) if header else []
+    if results is None:
+        missing = [family(part) for part in parts_of if not part.ready()]
+        return decide(last[0].state, set(body["fate"]), alive, missing, polls=True)
+    missing = []
+    if header:
+        held = set(alive.index[alive["fate"] == "held"])
+        known = parts(result, broker, results, db, running=held)
+        missing = [family(part) for part in parts_of if not known.loc[part.id, "reported"]]
+    state = stored_state(results, db, last[0].id)
+    return decide(state, set(body["fate"]), alive, missing, polls=False)
+
+
+def decide(
+    state: str, body: set[str], alive: pd.DataFrame, missing: list[set[str]], polls: bool
+) -> tuple[str, float]:
+    """What `outcome` says.
+
+    `state` is stored under the id that the caller waits for, `body` the fates of those tasks,
+    `alive` the tasks that are somewhere (columns task and due: when each returns, infinite if no
+    clock says so), `missing` the ids that each part which has not reported depends on.
+    """
+    if state == states.SUCCESS or (body and body <= {"done", "duplicated"}):
+        return "fired", 0.0
+    if state in states.EXCEPTION_STATES - {states.RETRY} or "failed" in body:
+        return "error", 0.0
+    poll = alive["task"] == "celery.chord_unlock"
+    work = set(alive.index[~poll])
+    if any(not ids & work for ids in missing):
+        # What is nowhere cannot report. A poll asks for it without an end.
+        return ("stuck", math.inf) if poll.any() else ("hung", math.inf)
+    if alive.empty:
+        return "hung", math.inf
+    due = float(alive["due"].max())
+    return ("late", due) if math.isfinite(due) else ("stuck", math.inf)
+
+
+def stored_state(results: lens.HasClient, db: int, task_id: str) -> str:
+    """The state of a task, without a subscription of one's own."""
+    with lens.reader(results, db) as client:
+        stored = client.get(f"celery-task-meta-{task_id}")
+    return str(json.loads(stored)["status"]) if stored else states.PENDING
+
+
+def _due(broker: lens.HasClient, task_id: str, row: pd.Series) -> float:
+    """Seconds until the clock brings a task back or lets it run; infinite when no clock does."""
+    if row["fate"] == "stranded":
+        return float(row["latest_return"])
+    with lens.reader(broker) as client:
+        for raw in client.hvals("unacked"):
+            headers = json.loads(raw)[0]["headers"]
+            if headers["id"] == task_id and headers["eta"]:
+                return datetime.fromisoformat(headers["eta"]).timestamp() - time.time()
+    return math.inf

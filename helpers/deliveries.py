@@ -1,69 +1,101 @@
 """The life of each message as the ledger saw it: one row for each time a worker received it."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 
-from helpers.ledger import History
+from helpers.ledger import Event, History
+from helpers.process import Fault
 
 _ENDS = {"finished": "finished", "failed": "failed", "retried": "retried", "cancelled": "killed"}
-_COLUMNS = ["id", "task", "delivery", "worker"]
+_COLUMNS = ["id", "task", "name", "args", "delivery", "worker"]
 _COLUMNS += ["published", "received", "started", "ended", "restored", "end"]
 _Row = dict[str, Any]
 
 
-def deliveries(history: History, faults: Sequence[tuple[str, float]] = ()) -> pd.DataFrame:
+def deliveries(history: History, faults: Sequence[Fault] = ()) -> pd.DataFrame:
     """One row a delivery, in seconds since the first publish (NaN: it did not happen).
 
-    `restored` is when a worker put the message back into its queue. `end` says how the execution
-    ended: finished, failed, retried, rejected, killed, or nothing if it had not. `attrs` has marks
-    (what was done to the workers, from `faults` as label and monotonic seconds, and which got
-    ready), end (the last second of the record) and visibility_timeout (the shortest of all).
+    `task` is a label such as `charge(3)`, of the task's `name` and its `args` as Celery writes them
+    into the message. `restored` is when a worker put the message back into its queue. `end` says
+    how the execution ended: finished, failed, retried, rejected, killed, or nothing if it had not.
+    `attrs` has marks (label and second of the `faults`, and of each worker that got ready), end
+    (the last second of the record) and visibility_timeout (the shortest of all).
     """
-    zero = next((event["at"] for event in history if event["event"] == "attempted"), 0.0)
-    faults = [(label, at - zero) for label, at in faults]
-    rows: defaultdict[str, list[_Row]] = defaultdict(list)
-    names: dict[str, str] = {}
-    published: dict[str, float] = {}
+    zero = next((event["at"] for event in history.of("attempted")), 0.0)
+    lives = _Lives()
     for event in history:
-        kind, task_id, at = event["event"], event["id"], event["at"] - zero
-        if kind == "attempted":
-            published[task_id] = at
-            names[task_id] = _call(event["task"], event.get("args"))
-        elif kind == "received":
-            row = {"id": task_id, "task": names.get(task_id, event["task"]), "received": at}
-            row |= {"worker": event["worker"], "published": published.get(task_id), "end": ""}
-            rows[task_id].append(row | {"delivery": len(rows[task_id]) + 1})
-        elif kind == "started":
-            # A worker that holds the same message twice runs the first copy first.
-            run = _latest(rows[task_id][::-1], worker=event["worker"], started=None)
-            run.update(started=at, pid=event["pid"])
-        elif kind in _ENDS:
-            # A child tells by itself; of a child that was lost, the parent tells.
-            run = _latest(rows[task_id], pid=event["pid"], end="") or _latest(rows[task_id], end="")
-            run.update(ended=at, end=_ENDS[kind])
-        elif kind == "restored":
-            _latest(rows[task_id], restored=None).update(restored=at)
-            if event["requeued"]:
-                _latest(rows[task_id], end="").update(ended=at, end="rejected")
-    found = [row for several in rows.values() for row in several]
+        if read := _READ.get(event["event"]):
+            read(lives, event, event["at"] - zero)
+    found = [row for several in lives.rows.values() for row in several]
     for row in found:
-        _kill(row, faults)
-    ready = [event for event in history if event["event"] == "ready"]
-    marks = [*faults, *((f"{event['worker']} ready", event["at"] - zero) for event in ready)]
+        _kill(row, faults, zero)
     table = pd.DataFrame(found, columns=_COLUMNS)
-    table.attrs["marks"] = sorted((mark for mark in marks if mark[1] > 0), key=lambda m: m[1])
+    ready = history.of("ready")
     timeouts = [event["visibility_timeout"] for event in ready if "visibility_timeout" in event]
+    table.attrs["marks"] = _marks(faults, ready, zero)
     table.attrs["visibility_timeout"] = min(timeouts, default=None)
     table.attrs["end"] = max((event["at"] - zero for event in history), default=0.0)
     return table
 
 
-def _call(task: str, args: str | None) -> str:
-    """`charge(3)` of the task `shop.charge` and the arguments `(3,)`."""
-    return task.rpartition(".")[2] + (args or "()").replace(",)", ")")
+def _marks(faults: Sequence[Fault], ready: list[Event], zero: float) -> list[tuple[str, float]]:
+    marks = [(fault.label, fault.at - zero) for fault in faults]
+    marks += [(f"{event['worker']} ready", event["at"] - zero) for event in ready]
+    return sorted((mark for mark in marks if mark[1] > 0), key=lambda mark: mark[1])
+
+
+class _Lives:
+    """The deliveries of each task so far, one method for each kind of event that tells of one."""
+
+    def __init__(self) -> None:
+        self.rows: defaultdict[str, list[_Row]] = defaultdict(list)
+        self._args: dict[str, str] = {}
+        self._published: dict[str, float] = {}
+
+    def attempted(self, event: Event, at: float) -> None:
+        self._published[event["id"]] = at
+        self._args[event["id"]] = event.get("args") or "()"
+
+    def received(self, event: Event, at: float) -> None:
+        task_id, name = event["id"], event["task"]
+        rows, args = self.rows[task_id], self._args.get(task_id, "")
+        row = {"id": task_id, "task": _label(name, args), "name": name, "args": args, "end": ""}
+        row |= {"worker": event["worker"], "published": self._published.get(task_id)}
+        rows.append(row | {"received": at, "delivery": len(rows) + 1})
+
+    def started(self, event: Event, at: float) -> None:
+        # A worker that holds the same message twice runs the first copy first.
+        run = _latest(self.rows[event["id"]][::-1], worker=event["worker"], started=None)
+        run.update(started=at, pid=event["pid"])
+
+    def ended(self, event: Event, at: float) -> None:
+        # The child that ran the task says so itself. The parent says it for a child that was lost.
+        rows = self.rows[event["id"]]
+        run = _latest(rows, pid=event["pid"], end="") or _latest(rows, end="")
+        run.update(ended=at, end=_ENDS[event["event"]])
+
+    def restored(self, event: Event, at: float) -> None:
+        rows = self.rows[event["id"]]
+        _latest(rows, restored=None).update(restored=at)
+        if event["requeued"]:
+            _latest(rows, end="").update(ended=at, end="rejected")
+
+
+_READ: dict[str, Callable[[_Lives, Event, float], None]] = {
+    "attempted": _Lives.attempted,
+    "received": _Lives.received,
+    "started": _Lives.started,
+    "restored": _Lives.restored,
+    **dict.fromkeys(_ENDS, _Lives.ended),
+}
+
+
+def _label(name: str, args: str) -> str:
+    """`charge(3)` for the task `shop.charge` and the arguments `(3,)`, if they are known."""
+    return name.rpartition(".")[2] + args.replace(",)", ")") if args else name
 
 
 def _latest(rows: list[_Row], **known: Any) -> _Row:
@@ -72,12 +104,12 @@ def _latest(rows: list[_Row], **known: Any) -> _Row:
     return next(matching, {})
 
 
-def _kill(row: _Row, faults: list[tuple[str, float]]) -> None:
+def _kill(row: _Row, faults: Sequence[Fault], zero: float) -> None:
     """An execution without an end was cut short by the kill or the exit of its worker."""
     if row["end"] or "started" not in row:
         return
-    for label, at in faults:
-        ends = label in (f"SIGKILL to {row['worker']}", f"exit of {row['worker']}")
-        if ends and at >= row["started"]:
-            row.update(ended=at, end="killed")
+    for fault in faults:
+        ends = fault.process == row["worker"] and fault.what in ("SIGKILL", "exit")
+        if ends and fault.at - zero >= row["started"]:
+            row.update(ended=fault.at - zero, end="killed")
             return

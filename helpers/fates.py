@@ -5,31 +5,39 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from helpers.ledger import Event, History
 
+
+class Fate(NamedTuple):
+    """What a fate means, in words, and whether nobody is told when it happens."""
+
+    meaning: str
+    silent: bool = False
+
+
+# A new fate goes here and into `plots.theme`; the tests name the place that lacks it.
 FATES = {
-    "done": "one publish, started once, finished",
-    "duplicated": "started more than once for one publish",
-    "lost": "accepted, and neither finished nor anywhere any more",
-    "stranded": "in `unacked`, last received by a process that is gone",
-    "held": "in the hands of a live worker: reserved, running or waiting for its ETA",
-    "queued": "in a queue",
-    "failed": "Celery recorded a failure: exception, time limit, worker lost",
-    "discarded": "dropped without running: unknown name, refused content, revoked, expired",
-    "refused": "the publish did not return, and nothing ran",
-    "recovered": "the publish did not return, and it ran all the same",
-    "unexpected": "ran, and no process of ours sent it",
+    "done": Fate("one publish, started once, finished"),
+    "duplicated": Fate("started more than once for one publish", silent=True),
+    "lost": Fate("accepted, and neither finished nor anywhere any more", silent=True),
+    "stranded": Fate("in `unacked`, last received by a process that is gone", silent=True),
+    "held": Fate("in the hands of a live worker: reserved, running or waiting for its ETA"),
+    "queued": Fate("in a queue"),
+    "failed": Fate("Celery recorded a failure: exception, time limit, worker lost"),
+    "discarded": Fate(
+        "dropped without running: unknown name, refused content, revoked, expired", silent=True
+    ),
+    "refused": Fate("the publish did not return, and nothing ran"),
+    "recovered": Fate("the publish did not return, and it ran all the same", silent=True),
+    "unexpected": Fate("ran, and no process of ours sent it"),
 }
-# The parent will report it, unless the result was stored just before the child died.
-CHILD_GONE = "nowhere: its child is gone"
-# Nobody is told when one of these happens.
-SILENT = ("duplicated", "lost", "stranded", "discarded", "recovered")
+SILENT = tuple(name for name, fate in FATES.items() if fate.silent)
 
 
 @dataclass(frozen=True)
@@ -54,11 +62,13 @@ class Census:
     live: frozenset[int] = frozenset()
 
 
-@dataclass
+@dataclass(frozen=True, eq=False, repr=False)
 class Outcome:
     """The fates of all tasks of one run.
 
-    `table` has one row a task. `verdict` is *broke*, *held* or *inconclusive*; `reasons` say why.
+    `table` has one row a task (`classify` says which columns). `verdict` is *broke*, *survived* or
+    *inconclusive*; `reasons` say why. A `caption` stands in place of the verdict where a chart asks
+    something else of the run.
     """
 
     title: str
@@ -66,6 +76,11 @@ class Outcome:
     verdict: str
     reasons: list[str]
     log_errors: int = 0
+    caption: str = ""
+
+    def titled(self, title: str) -> "Outcome":
+        """The same under another title, for a chart that shows several."""
+        return replace(self, title=title)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -94,10 +109,10 @@ class Outcome:
     @property
     def sentence(self) -> str:
         """The outcome in one line, with every count."""
-        parts = [self.verdict, f"accepted {self.accepted}"]
+        parts = [self.caption or self.verdict, f"accepted {self.accepted}"]
         parts += [f"{fate} {number}" for fate, number in self.counts.items()]
         parts.append(f"error lines in the workers' logs: {self.log_errors}")
-        if self.verdict == "inconclusive":
+        if self.verdict == "inconclusive" and not self.caption:
             parts += self.reasons
         return " · ".join(parts)
 
@@ -105,7 +120,7 @@ class Outcome:
         return self.sentence
 
 
-@dataclass
+@dataclass(slots=True)
 class _Seen:
     """What the ledger says of one task id."""
 
@@ -120,39 +135,70 @@ class _Seen:
     why: str = ""
 
 
-_ENDS = {"finished", "failed", "retried", "cancelled"}
+def _attempted(task: _Seen, event: Event) -> None:
+    _add(task.attempted, event["retries"])
 
 
-def _collect(history: History) -> tuple[dict[str, _Seen], dict[str, int]]:
-    """Per task id what was seen; per delivery tag the process that received it last."""
+def _accepted(task: _Seen, event: Event) -> None:
+    task.accepted += 1
+
+
+def _refused(task: _Seen, event: Event) -> None:
+    """It stays attempted, and not accepted."""
+
+
+def _received(task: _Seen, event: Event) -> None:
+    task.received_by = event["pid"]
+
+
+def _started(task: _Seen, event: Event) -> None:
+    _add(task.started, event["retries"])
+    _add(task.running, event["pid"])
+    task.on[event["pid"]] = event.get("worker", "")
+
+
+def _restored(task: _Seen, event: Event) -> None:
+    if event["requeued"]:  # its child was lost
+        task.running.clear()
+
+
+def _ended(task: _Seen, event: Event) -> None:
+    _add(task.ends, event["event"])
+    if task.running.get(event["pid"]):
+        task.running[event["pid"]] -= 1
+    else:  # the parent reports for a child that was lost
+        task.running.clear()
+
+
+def _dropped(task: _Seen, event: Event) -> None:
+    _add(task.ends, event["event"])
+
+
+_READ: dict[str, Callable[[_Seen, Event], None]] = {
+    "attempted": _attempted,
+    "accepted": _accepted,
+    "refused": _refused,
+    "received": _received,
+    "started": _started,
+    "restored": _restored,
+    "discarded": _dropped,
+    **dict.fromkeys(("finished", "failed", "retried", "cancelled"), _ended),
+}
+
+
+def _collect(history: History) -> dict[str, _Seen]:
+    """What was seen of each task id."""
     seen: defaultdict[str, _Seen] = defaultdict(_Seen)
-    receiver: dict[str, int] = {}
     for event in history:
         if (task_id := event["id"]) is None:
             continue
-        task, kind = seen[task_id], event["event"]
-        task.task = event.get("task") or task.task
-        task.why = event.get("why", task.why)
-        if kind == "attempted":
-            _add(task.attempted, event["retries"])
-        elif kind == "accepted":
-            task.accepted += 1
-        elif kind == "received":
-            task.received_by = receiver[event["tag"]] = event["pid"]
-        elif kind == "started":
-            _add(task.started, event["retries"])
-            _add(task.running, event["pid"])
-            task.on[event["pid"]] = event.get("worker", "")
-        elif kind == "restored":
-            if event["requeued"]:  # its child was lost
-                task.running.clear()
-        elif kind != "refused":
-            _add(task.ends, kind)
-            if kind in _ENDS and task.running.get(event["pid"]):
-                task.running[event["pid"]] -= 1
-            elif kind in _ENDS:  # the parent reports for a child that was lost
-                task.running.clear()
-    return seen, receiver
+        task = seen[task_id]
+        if name := event.get("task"):
+            task.task = name
+        if "why" in event:
+            task.why = event["why"]
+        _READ[event["event"]](task, event)
+    return seen
 
 
 def _add(counts: dict[Any, int], key: Any) -> None:
@@ -160,70 +206,141 @@ def _add(counts: dict[Any, int], key: Any) -> None:
     counts[key] = counts.get(key, 0) + 1
 
 
+class _Whereabouts(NamedTuple):
+    """Where a task is, apart from what became of it. Facts only: `_where` has the words."""
+
+    message: str = ""
+    place: str = ""
+    queue: str = ""
+    consumed: bool = False
+    earliest_return: float = math.nan
+    latest_return: float = math.nan
+
+
+_NOWHERE = _Whereabouts()
+_RUNNING = _Whereabouts("held", "running")
+_IN_MEMORY = _Whereabouts("held", "memory")
+# The parent will report it, unless the result was stored just before the child died.
+_CHILD_GONE = _Whereabouts(place="gone")
+
+
+_WORDS = {
+    "": "",
+    "unacked": "in unacked",
+    "running": "running in a worker",
+    "memory": "in a worker's memory",
+    "gone": "nowhere: its child is gone",
+}
+
+
+def _where(spot: _Whereabouts) -> str:
+    """For readers, who see it in a table."""
+    if spot.place == "queue":
+        return f"queue {spot.queue}" + ("" if spot.consumed else ", no consumer")
+    return _WORDS[spot.place]
+
+
+class _Sight:
+    """The census by task, and the workers that were alive then."""
+
+    def __init__(self, history: History, census: Census) -> None:
+        self._census = census
+        self._ready = history.of("ready")
+        self._workers = [event for event in self._ready if event["pid"] in census.live]
+        self._names = {event.get("worker") for event in self._workers}
+        self._consumed = {queue for event in self._workers for queue in event["queues"]}
+        self._unacked = {entry.task_id: entry for entry in census.unacked}
+        self._queue = {task_id: queue for queue, ids in census.queued.items() for task_id in ids}
+        self._receiver = _receivers(history) if census.unacked else {}
+
+    def ids(self) -> list[str]:
+        """Of the tasks whose message the broker has."""
+        return [*self._queue, *self._unacked]
+
+    def whereabouts(self, task_id: str, task: _Seen) -> _Whereabouts:
+        """A message in the broker comes first: what a process has besides may be seen later."""
+        if (queue := self._queue.get(task_id)) is not None:
+            return _Whereabouts("queued", "queue", queue, queue in self._consumed)
+        if entry := self._unacked.get(task_id):
+            if self._receiver.get(entry.tag) in self._census.live:
+                return _Whereabouts("held", "unacked")
+            returns = _return(entry, self._census.wall, self._workers, self._ready)
+            return _Whereabouts("stranded", "unacked", "", False, *returns)
+        return self._in_a_process(task)
+
+    def _in_a_process(self, task: _Seen) -> _Whereabouts:
+        running = [pid for pid, number in task.running.items() if number]
+        if not self._census.live.isdisjoint(running):
+            return _RUNNING
+        if task.received_by in self._census.live and not task.started and not task.ends:
+            return _IN_MEMORY
+        if any(task.on[pid] in self._names for pid in running):
+            return _CHILD_GONE
+        return _NOWHERE
+
+
+def _receivers(history: History) -> dict[str, int]:
+    """The process that received each delivery tag last."""
+    return {event["tag"]: event["pid"] for event in history.of("received")}
+
+
+_COLUMNS = ["id", "task", "fate", "accepted", "starts", "finishes", "where", "why"]
+_COLUMNS += _Whereabouts._fields
+
+
 def classify(
-    history: History, census: Census | None, *, title: str = "stack", moving: bool = False
+    history: History,
+    census: Census | None,
+    *,
+    title: str = "stack",
+    log_errors: int = 0,
+    out_of_time: bool = False,
 ) -> Outcome:
     """Give each task id its fate, and the run its verdict.
 
-    A task may have its fate while a copy of its message is still about: the column `message` says
-    how (queued, held or stranded), and `where` says where. `moving` says that the drain ran out of
-    time. Without a census there is no verdict.
+    A task may have its fate while a copy of its message is still about. The columns `message`
+    (queued, held, stranded), `place` (queue, unacked, running, a worker's memory, gone with its
+    child), `queue` and `consumed` (by somebody, now) say how and where, or are empty; `earliest_return` and
+    `latest_return` are seconds after the census. `where` and `why` say it to a reader: no program
+    decides by them. `out_of_time` says that tasks were still moving when the drain had to end.
+    Without a census there is no verdict.
     """
-    seen, receiver = _collect(history)
-    ready = [event for event in history if event["event"] == "ready"]
-    at = census or Census(wall=math.nan)
-    workers = [event for event in ready if event["pid"] in at.live]
-    names = {event.get("worker") for event in workers}
-    consumed = {queue for event in workers for queue in event["queues"]}
-    queue_of = {task_id: queue for queue, ids in at.queued.items() for task_id in ids}
-    unacked = {entry.task_id: entry for entry in at.unacked}
-    rows = []
-    for task_id in dict.fromkeys([*seen, *queue_of, *unacked]):
-        task = seen.get(task_id) or _Seen()
-        entry = unacked.get(task_id)
-        owner = receiver.get(entry.tag) if entry else None
-        message, where, earliest, latest = "", "", math.nan, math.nan
-        if task_id in queue_of:
-            queue = queue_of[task_id]
-            message = "queued"
-            where = f"queue {queue}" + ("" if queue in consumed else ", no consumer")
-        elif entry:
-            message = "held" if owner in at.live else "stranded"
-            where = "unacked"
-            if message == "stranded":
-                earliest, latest = _return(entry, at.wall, workers, ready)
-        elif any(number and pid in at.live for pid, number in task.running.items()):
-            message, where = "held", "running"
-        elif task.received_by in at.live and not task.started and not task.ends:
-            message, where = "held", "in a worker's memory"
-        elif any(number and task.on[pid] in names for pid, number in task.running.items()):
-            where = CHILD_GONE
-        fate = _final(task, message or ("lost" if task.accepted else "refused"))
-        starts, finishes = sum(task.started.values()), task.ends.get("finished", 0)
-        row = (task_id, task.task, fate, task.accepted > 0, starts, finishes, where)
-        rows.append((*row, task.why, message, earliest, latest))
-    columns = ["id", "task", "fate", "accepted", "starts", "finishes", "where", "why"]
-    columns += ["message", "earliest_return", "latest_return"]
-    table = pd.DataFrame(rows, columns=columns).set_index("id")
-    verdict, reasons = _verdict(table, history, census, moving)
-    return Outcome(title, table, verdict, reasons)
+    seen = _collect(history)
+    sight = _Sight(history, census or Census(wall=math.nan))
+    ids = dict.fromkeys([*seen, *sight.ids()])
+    rows = [_row(task_id, seen.get(task_id) or _Seen(), sight) for task_id in ids]
+    table = pd.DataFrame(rows, columns=_COLUMNS).set_index("id")
+    verdict, reasons = _verdict(table, _doubts(table, history, census, out_of_time))
+    return Outcome(title, table, verdict, reasons, log_errors)
 
 
-def _final(task: _Seen, whereabouts: str) -> str:
-    """The fate, given where the task would be found if nothing final had happened to it."""
-    started = bool(task.started)
-    if started and not task.attempted:
-        return "unexpected"
-    if started and task.attempted and not task.accepted:
-        return "recovered"
-    again = any(number > task.attempted.get(key, 0) for key, number in task.started.items())
-    if "finished" in task.ends or "failed" in task.ends:
-        if again:
-            return "duplicated"
-        return "done" if "finished" in task.ends else "failed"
-    if "discarded" in task.ends and whereabouts not in ("queued", "held", "stranded"):
+def _row(task_id: str, task: _Seen, sight: _Sight) -> tuple[Any, ...]:
+    spot = sight.whereabouts(task_id, task)
+    fate, starts = _fate(task, spot.message), sum(task.started.values())
+    ended = task.ends.get("finished", 0)
+    row = (task_id, task.task, fate, task.accepted > 0, starts, ended, _where(spot), task.why)
+    return row + spot
+
+
+_FINAL = frozenset(("finished", "failed"))
+
+
+def _fate(task: _Seen, message: str) -> str:
+    """`message` is the fate where nothing final happened and its message is still about."""
+    if task.started and not (task.attempted and task.accepted):
+        return "recovered" if task.attempted else "unexpected"
+    if not _FINAL.isdisjoint(task.ends):
+        return _end(task)
+    if "discarded" in task.ends and not message:
         return "discarded"
-    return whereabouts
+    return message or ("lost" if task.accepted else "refused")
+
+
+def _end(task: _Seen) -> str:
+    """The fate of a task that was published, ran and ended."""
+    if any(number > task.attempted.get(key, 0) for key, number in task.started.items()):
+        return "duplicated"
+    return "done" if "finished" in task.ends else "failed"
 
 
 def _return(
@@ -248,33 +365,43 @@ def _return(
     return earliest, min(sweeps, default=math.inf)
 
 
-def _verdict(
-    table: pd.DataFrame, history: History, census: Census | None, moving: bool
-) -> tuple[str, list[str]]:
-    count = Counter(table["fate"])
+def _doubts(
+    table: pd.DataFrame, history: History, census: Census | None, out_of_time: bool
+) -> list[str]:
+    """Why nothing can be said of this run."""
     doubts = []
     if census is None:
         doubts.append("the broker does not answer, so nothing could be counted")
-    if not any(event["event"] == "attempted" for event in history):
+    if not history.of("attempted"):
         doubts.append("no task was published")
     if history.torn or history.missing:
         doubts.append(f"{history.torn + history.missing} ledger lines are missing or torn")
-    if count["unexpected"]:
-        doubts.append(f"{count['unexpected']} tasks came from somebody else")
-    if moving:
+    if unexpected := table["fate"].eq("unexpected").sum():
+        doubts.append(f"{unexpected} tasks came from somebody else")
+    if out_of_time:
         doubts.append("tasks were still moving when the time ran out")
+    return doubts
+
+
+def _verdict(table: pd.DataFrame, doubts: list[str]) -> tuple[str, list[str]]:
     if doubts:
         return "inconclusive", doubts
-    broken = [f"{fate} {count[fate]}" for fate in SILENT if count[fate]]
-    if broken:
+    count = Counter(table["fate"])
+    if broken := [f"{fate} {count[fate]}" for fate in SILENT if count[fate]]:
         return "broke", broken
+    if undecided := _undecided(table, count):
+        return "inconclusive", undecided
+    return "survived", ["every accepted task ended, or somebody was told"]
+
+
+def _undecided(table: pd.DataFrame, count: Counter[str]) -> list[str]:
+    """What may still happen to tasks of this run."""
+    reasons = []
     if count["queued"]:
-        doubts.append(f"{count['queued']} tasks wait in a queue")
+        reasons.append(f"{count['queued']} tasks wait in a queue")
     if count["held"]:
-        doubts.append(f"{count['held']} tasks are still in a worker's hands")
-    again = table["fate"].isin(["done", "failed"]) & (table["where"] != "")
+        reasons.append(f"{count['held']} tasks are still in a worker's hands")
+    again = table["fate"].isin(["done", "failed"]) & (table["place"] != "")
     if again.any():
-        doubts.append(f"{again.sum()} ended tasks still have a message, and would run again")
-    if doubts:
-        return "inconclusive", doubts
-    return "held", ["every accepted task ended, or somebody was told"]
+        reasons.append(f"{again.sum()} ended tasks still have a message, and would run again")
+    return reasons

@@ -110,6 +110,10 @@ class History(list[Event]):
         super().__init__(events)
         self.torn = torn
 
+    def of(self, kind: str) -> list[Event]:
+        """The events of one kind."""
+        return [event for event in self if event["event"] == kind]
+
     @property
     def missing(self) -> int:
         """Lines that a process numbered and the file does not hold."""

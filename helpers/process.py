@@ -7,9 +7,20 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from helpers import reaper
 from helpers.errors import StackError
+
+
+def poll(condition: Callable[[], object], timeout: float, pause: float = 0.01) -> bool:
+    """Wait until `condition` is true: True then, False after `timeout` seconds without it."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+    return True
 
 
 class Log:
@@ -33,11 +44,23 @@ class Log:
         return "\n".join(self.text.splitlines()[-lines:])
 
 
+class Fault(NamedTuple):
+    """What was done to a process, or what it did: a signal's name, "exit", ... in one word.
+
+    `at` is `time.monotonic`. The `label` is for a figure, and nothing decides by it.
+    """
+
+    what: str
+    process: str
+    at: float
+    label: str
+
+
 class Process:
     """One child in its own process group.
 
     `command` is the whole command line; standard output and error go to `log`. `faults` lists what
-    was done to it and when (`time.monotonic`).
+    was done to it and when.
     """
 
     def __init__(
@@ -48,7 +71,7 @@ class Process:
         self.log = Log(log)
         self._cwd, self._env = cwd, dict(env)
         self._paused = False
-        self.faults: list[tuple[str, float]] = []
+        self.faults: list[Fault] = []
         self._process = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -73,7 +96,7 @@ class Process:
     def kill(self) -> None:
         """`SIGKILL` the process and its children, as when its container is killed."""
         if self.alive:
-            self.note(f"SIGKILL to {self.name}")
+            self.note("SIGKILL", f"SIGKILL to {self.name}")
         reaper.kill_group(self._process)
 
     def wait(self, timeout: float = 10) -> None:
@@ -89,42 +112,39 @@ class Process:
                 f"Its log says:\n\n{self.log.tail()}"
             ) from error
 
+    def signal_group(self, number: signal.Signals) -> None:
+        """One signal to the process and its children alike, as systemd and supervisor can send it.
+
+        Raises StackError when the process has ended.
+        """
+        if not self.alive:
+            raise StackError(f"{self.name} has ended (exit code {self.exit_code})")
+        self.note(number.name, f"{number.name} to {self.name}")
+        os.killpg(self.pid, number)
+
     def pause(self) -> None:
         """`SIGSTOP`: it keeps its connections and answers nobody."""
-        self._signal_group(signal.SIGSTOP)
+        self.signal_group(signal.SIGSTOP)
         self._paused = True
 
     def resume(self) -> None:
         """`SIGCONT` after `pause`; nothing to do otherwise."""
         if self._paused:
-            self._signal_group(signal.SIGCONT)
+            self.signal_group(signal.SIGCONT)
             self._paused = False
 
-    def note(self, fault: str) -> None:
-        """Remember `fault` with its moment, for the figures."""
-        self.faults.append((fault, time.monotonic()))
+    def note(self, what: str, label: str) -> None:
+        """Remember a fault of now: `what` in one word, `label` as a figure says it."""
+        self.faults.append(Fault(what, self.name, time.monotonic(), label))
 
-    def _signal_group(self, number: signal.Signals) -> None:
-        if not self.alive:
-            raise StackError(f"{self.name} has ended (exit code {self.exit_code})")
-        self.note(f"{number.name} to {self.name}")
-        os.killpg(self.pid, number)
-
-    def wait_until(self, ready: Callable[[], bool], what: str, timeout: float) -> None:
+    def wait_until(self, ready: Callable[[], object], what: str, timeout: float) -> None:
         """Poll `ready` until it is true; `timeout` in seconds.
 
         Raises StackError with the tail of the log when the process ends first or time runs out.
         """
-        deadline = time.monotonic() + timeout
-        while not ready():
-            if not self.alive:
-                raise StackError(
-                    f"{self.name} ended with exit code {self.exit_code} before {what}. "
-                    f"Its log says:\n\n{self.log.tail()}"
-                )
-            if time.monotonic() > deadline:
-                raise StackError(
-                    f"{self.name}: not {what} within {timeout:g} s. Its log says:\n\n"
-                    f"{self.log.tail() or '(nothing)'}"
-                )
-            time.sleep(0.01)
+        if poll(lambda: ready() or not self.alive, timeout) and (self.alive or ready()):
+            return
+        missed = f"{self.name}: not {what} within {timeout:g} s"
+        if not self.alive:
+            missed = f"{self.name} ended with exit code {self.exit_code} before {what}"
+        raise StackError(f"{missed}. Its log says:\n\n{self.log.tail() or '(nothing)'}")

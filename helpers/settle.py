@@ -6,7 +6,7 @@ from typing import Protocol
 
 from helpers.brokers import Broker
 from helpers.errors import BrokerSilent
-from helpers.fates import CHILD_GONE, Census, Outcome, classify
+from helpers.fates import Census, Outcome, classify
 from helpers.ledger import Ledger
 from helpers.process import Process
 from helpers.status import Status
@@ -47,32 +47,35 @@ def settle(stack: Settling, timeout: float, quiet: float) -> Outcome:
     deadline = begin + timeout
     with Status("waiting until nothing moves", deadline=timeout) as status:
         while True:
-            while not _silent(ledger, 0.1) and time.monotonic() < deadline:
-                status.update(f"{ledger.count('finished')} of {ledger.count('accepted')} finished")
-            outcome = judge(stack)
-            status.update(", ".join(f"{count} {fate}" for fate, count in outcome.counts.items()))
-            if not (outcome.table["message"].any() or "lost" in outcome.counts):
+            _wait_for_silence(ledger, deadline, status)
+            outcome = count(stack)
+            status.update(", ".join(f"{number} {fate}" for fate, number in outcome.counts.items()))
+            if _at_rest(outcome):
                 return outcome
             left = deadline - time.monotonic()
-            if _silent(ledger, min(quiet, left)) or left <= 0:
-                outcome = judge(stack)
-                left = deadline - time.monotonic()
-                unnoticed = outcome.table["where"].eq(CHILD_GONE).any()
-                noticing = unnoticed and time.monotonic() - begin < _NOTICING
-                if not (noticing or _moving(outcome, returns - time.monotonic())):
-                    return outcome
-                if left <= 0:
-                    return judge(stack, moving=True)
+            if not _silent(ledger, min(quiet, left)) and left > 0:
+                continue
+            outcome = count(stack)
+            now = time.monotonic()
+            if not (_unnoticed(outcome, now - begin) or _will_move(outcome, returns - now)):
+                return outcome
+            if now >= deadline:
+                return count(stack, out_of_time=True)
 
 
-def judge(stack: Settling, moving: bool = False) -> Outcome:
-    """The outcome as of now. `moving` says that the drain ran out of time."""
+def count(stack: Settling, out_of_time: bool = False) -> Outcome:
+    """The outcome as of now. `out_of_time` says that tasks were still moving."""
     # A task crosses from the broker into the ledger. With the census first it may be seen twice on
     # its way, but never nowhere.
     seen = census(stack)
-    outcome = classify(stack.ledger.read(), seen, title=stack.name, moving=moving)
-    outcome.log_errors = sum(len(worker.log.errors) for worker in stack.workers)
-    return outcome
+    history = stack.ledger.read()
+    errors = sum(len(worker.log.errors) for worker in stack.workers)
+    return classify(history, seen, title=stack.name, log_errors=errors, out_of_time=out_of_time)
+
+
+def _wait_for_silence(ledger: Ledger, deadline: float, status: Status) -> None:
+    while not _silent(ledger, 0.1) and time.monotonic() < deadline:
+        status.update(f"{ledger.count('finished')} of {ledger.count('accepted')} finished")
 
 
 def _silent(ledger: Ledger, seconds: float) -> bool:
@@ -86,10 +89,20 @@ def _silent(ledger: Ledger, seconds: float) -> bool:
     return True
 
 
-def _moving(outcome: Outcome, seconds: float) -> bool:
+def _at_rest(outcome: Outcome) -> bool:
+    """No message is left anywhere, and none is missed: nothing to wait for."""
+    return not outcome.table["message"].any() and "lost" not in outcome.counts
+
+
+def _unnoticed(outcome: Outcome, waited: float) -> bool:
+    """Has a child died, and its parent had no time yet to say so? `waited` is in seconds."""
+    return waited < _NOTICING and bool(outcome.table["place"].eq("gone").any())
+
+
+def _will_move(outcome: Outcome, seconds: float) -> bool:
     """Does any task move, or will one come back within `seconds`?"""
     table = outcome.table
-    consumed = (table["message"] == "queued") & ~table["where"].str.endswith("no consumer")
+    consumed = (table["message"] == "queued") & table["consumed"]
     returning = (table["message"] == "stranded") & (table["latest_return"] <= seconds)
     return bool((consumed | returning | (table["message"] == "held")).any())
 

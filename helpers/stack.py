@@ -23,8 +23,9 @@ from helpers.deliveries import deliveries
 from helpers.errors import AnotherBroker, StackError
 from helpers.fates import Outcome
 from helpers.ledger import Event, Ledger
-from helpers.process import Process
+from helpers.process import Process, poll
 from helpers.settle import settle
+from helpers.status import Status
 from helpers.witness import (
     LEDGER_VARIABLE,
     OPTIONS_VARIABLE,
@@ -279,19 +280,33 @@ class Stack:
         acknowledged: received, and no longer in a worker's hands. Raises StackError, with the end
         of each worker's log, when the time runs out.
         """
+        self._wait(
+            lambda: self._reached(moment, result.id), f"task {result.id} was", moment, timeout
+        )
+
+    def wait_until(self, condition: Callable[[], object], what: str, timeout: float = 10) -> None:
+        """Poll `condition` until it is true; `timeout` in seconds, times `patience`.
+
+        `what` says what it waits for, such as "charged". Raises StackError, with the end of each
+        worker's log, when the time runs out.
+        """
+        self._wait(condition, f"{self.name}:", what, timeout)
+
+    def _wait(self, condition: Callable[[], object], who: str, what: str, timeout: float) -> None:
         self._check_open()
         timeout *= self.patience
-        deadline = time.monotonic() + timeout
-        while not self._reached(moment, result.id):
-            if time.monotonic() > deadline:
-                why = (
-                    "" if self.ledger.count("attempted") else " No task went to the broker at all."
-                )
-                logs = "".join(f"\n\n{w.name}:\n{w.log.tail()}" for w in self.workers)
-                raise StackError(
-                    f"task {result.id} was not {moment} within {timeout:.1f} s.{why}{logs}"
-                )
-            time.sleep(0.01)
+        with Status("waiting", deadline=timeout) as status:
+
+            def reached() -> object:
+                status.update(f"until {what}")
+                return condition()
+
+            if poll(reached, timeout):
+                return
+            status.detail = f"not {what}"
+        why = "" if self.ledger.count("attempted") else " No task went to the broker at all."
+        logs = "".join(f"\n\n{worker.name}:\n{worker.log.tail()}" for worker in self.workers)
+        raise StackError(f"{who} not {what} within {timeout:.1f} s.{why}{logs}")
 
     def _reached(self, moment: str, task_id: str) -> bool:
         event = "received" if moment == "acknowledged" else moment

@@ -115,7 +115,7 @@ class Wire:
 
     def _unit(self, number: int, unit: list[dict[str, str]]) -> Iterator[list[object]]:
         by_clock = any(timer in seen["command"] for seen in unit for timer in _TIMERS)
-        # What a script does, its caller does.
+        # The commands of a script count for the client that called it.
         owner = next((self._owner(s["client_port"]) for s in unit if s["client_type"] != "lua"), "")
         for seen in unit:
             of_results = number == 1 or (len(self.servers) == 1 and str(seen["db"]) != "0")

@@ -18,6 +18,20 @@ from helpers.process import Process
 QUICK_START = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
+def _included(options: tuple[str, ...]) -> list[str]:
+    """The options with the witness beside what they include: of two `-I` Celery takes the last."""
+    modules, rest, left = ["helpers.witness"], [], iter(options)
+    for option in left:
+        name, sep, value = option.partition("=")
+        if name in ("-I", "--include"):
+            modules.append(value if sep else next(left, ""))
+        elif option.startswith("-I"):
+            modules.append(option[2:])
+        else:
+            rest.append(option)
+    return ["-I", ",".join(filter(None, modules)), *rest]
+
+
 class Worker(Process):
     """One worker: its parent process and its pool."""
 
@@ -25,7 +39,7 @@ class Worker(Process):
         self, app: str, options: tuple[str, ...], *, name: str, cwd: Path, env: Mapping[str, str]
     ) -> None:
         arguments = ["-A", app, "worker", f"--hostname={name}@stack", "--loglevel=INFO"]
-        arguments += [*QUICK_START, "-I", "helpers.witness", *options]
+        arguments += [*QUICK_START, *_included(options)]
         super().__init__(
             name,
             [sys.executable, "-m", "celery", *arguments],
@@ -51,7 +65,7 @@ class Worker(Process):
         children = self.children()
         if not children or pid not in (None, *children):
             raise StackError(f"{self.name} has no such pool child: it ended, or its pool has none")
-        self.note(f"SIGKILL to a child of {self.name}")
+        self.note("child", f"SIGKILL to a child of {self.name}")
         os.kill(pid or children[0], signal.SIGKILL)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 10) -> None:
@@ -62,10 +76,10 @@ class Worker(Process):
         """
         # To the parent alone: a signal to the whole group would reach its children too.
         if self.alive:
-            self.note(f"{number.name} to {self.name}")
+            self.note(number.name, f"{number.name} to {self.name}")
             os.kill(self.pid, number)
         self.wait(timeout)
-        self.note(f"exit of {self.name}")
+        self.note("exit", f"exit of {self.name}")
         self.kill()  # what the pool may have left in the process group
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,14 +64,6 @@ def ignore():
 def total(numbers):
     return sum(numbers)
 """
-
-
-def wait_until(condition: Callable[[], object], timeout: float = 10) -> None:
-    """Poll until it is true."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def processes_in(directory: Path) -> list[str]:

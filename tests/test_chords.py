@@ -12,9 +12,12 @@ import pandas as pd
 import pytest
 from celery import Celery
 from celery.result import AsyncResult, GroupResult
-from chord_cases import CASES, MECHANISMS, Case, decide
+from chord_cases import CASES
 
+from chord import runs
+from chord.case import MECHANISMS, Case
 from helpers import chords
+from helpers.trials import Row
 from tests.test_lens import FakeServer, message
 
 GRID = Path(chord_cases.__file__).with_suffix(".csv")
@@ -111,7 +114,7 @@ SITUATIONS: dict[str, tuple[Any, ...]] = {
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_the_outcome_of_a_planted_situation(name: str) -> None:
     *situation, outcome, due = SITUATIONS[name]
-    assert decide(*situation) == (outcome, due)
+    assert chords.decide(*situation) == (outcome, due)
 
 
 READER = Celery("reader", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -162,6 +165,34 @@ def test_the_reader_says_where_each_part_is(fake: FakeServer) -> None:
     assert list(table.index[table["resend"]]) == ["lost", "uncounted"]
     assert table.loc["uncounted", "state"] == "SUCCESS"  # it ran: sent again it runs twice
     assert table.attrs == {"size": 7, "returned": 1, "body": "waiting"}
+
+
+def counted(**fates: str) -> pd.DataFrame:
+    """The fate of each task, as `Outcome.table` has them."""
+    rows = [{"id": name, "task": "shop.charge", "fate": fate} for name, fate in fates.items()]
+    return pd.DataFrame(rows).set_index("id").assign(latest_return=60.0)
+
+
+@pytest.mark.parametrize(
+    ("lost", "stands"),
+    [("done", ("late", 60.0)), ("queued", ("stuck", math.inf)), ("lost", ("hung", math.inf))],
+)
+def test_how_a_chord_stands(fake: FakeServer, lost: str, stands: tuple[str, float]) -> None:
+    """One part has reported, one comes back from `unacked`, and a third decides."""
+    result = chord_of(*map(result_of, ["reported", "held", "third"]))
+    table = counted(reported="done", held="stranded", third=lost)
+    with fake.client(1) as client:
+        if lost == "done":
+            client.sadd("celery-taskset-meta-g.d", "third:2")
+        assert chords.outcome(result, table, fake, fake) == stands
+        client.set("celery-task-meta-body", json.dumps({"status": "SUCCESS"}))
+        assert chords.outcome(result, table, fake, fake) == ("fired", 0)
+
+
+def test_a_chain_has_no_parts(fake: FakeServer) -> None:
+    last = result_of("last", parent=result_of("link"))
+    assert chords.outcome(last, counted(link="discarded"), fake, fake) == ("hung", math.inf)
+    assert chords.outcome(last, counted(link="stranded"), fake, fake) == ("late", 60)
 
 
 def test_nothing_is_sent_again_when_the_count_is_lost(fake: FakeServer) -> None:
@@ -226,7 +257,7 @@ def by_key(key: str) -> Case:
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> float:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("healthy")))
-        return chord_cases.run(by_key("Redis · healthy"), [0], 1.0)[0]["seconds"]
+        return float(runs.run(by_key("Redis · healthy"), [0], 1.0)[0]["seconds"])
 
 
 def test_each_mechanism_has_a_live_case() -> None:
@@ -236,7 +267,7 @@ def test_each_mechanism_has_a_live_case() -> None:
 @pytest.mark.parametrize("key", LIVE)
 def test_a_case_ends_as_the_table_says(key: str, healthy: float) -> None:
     case = by_key(key)
-    [row] = chord_cases.run(case, [0], healthy)
+    [row] = runs.run(case, [0], healthy)
     assert row["outcome"] == case.expected, row
     assert row["body_runs"] == (case.expected == "fired")
     if key.endswith("early ack"):
@@ -255,3 +286,16 @@ def test_the_stored_grid_covers_the_table_and_ends_as_expected() -> None:
     assert (grid["outcome"] == grid["expected"]).all()
     expected = {case.key: case.expected for case in CASES}
     assert all(row == expected[name] for name, row in zip(names, grid["outcome"], strict=True))
+
+
+def test_the_cases_of_a_sample_and_of_a_full_run() -> None:
+    def sizes(n: int) -> tuple[int, int]:
+        batches = list(chord_cases.batches(n))
+        assert all(len({str(run(case)) for case in batch}) == 1 for batch in batches)
+        return len(batches), sum(map(len, batches))
+
+    def run(case: Row) -> Row:
+        return {name: value for name, value in case.items() if name != "run"}
+
+    assert sizes(1)[1] == len(CASES) and sizes(2)[1] == 2 * len(CASES)
+    assert sizes(20)[1] == len(pd.read_csv(GRID)) > sizes(20)[0]

@@ -1,5 +1,6 @@
 """The life of each message, read from hand-written ledgers: each ending is planted."""
 
+import importlib
 import math
 from typing import Any
 
@@ -7,8 +8,10 @@ import pandas as pd
 import pytest
 
 from helpers import plots
+from helpers.deliveries import _ENDS as ended
 from helpers.deliveries import deliveries
 from helpers.ledger import History
+from helpers.process import Fault
 
 PARENT, CHILD = 10, 11
 
@@ -35,6 +38,10 @@ def restored(at: float, requeued: bool = False) -> tuple[float, str, dict[str, A
 
 
 RUNS = (PUBLISHED, received(0.1), started(0.2))
+KILLS = [
+    Fault("SIGKILL", "worker2", 100.3, "two is killed"),
+    Fault("SIGKILL", "worker1", 100.5, "one is killed"),
+]
 AGAIN = (*RUNS, restored(2.5), received(2.6, "worker2"), started(2.7, "worker2", pid=21))
 
 
@@ -49,7 +56,8 @@ def rows(table: pd.DataFrame) -> list[list[Any]]:
 def test_a_task_that_runs_once() -> None:
     table = deliveries(history(READY, *RUNS, (1.0, "finished", {})))
     assert rows(table) == [[1, "worker1", 0.1, 0.2, 1.0, None, "finished"]]
-    assert table.loc[0, "task"] == "charge(3)" and table.loc[0, "published"] == 0
+    known = table.loc[0, ["task", "name", "args", "published"]].tolist()
+    assert known == ["charge(3)", "shop.charge", "(3,)", 0]
     assert table.attrs == {"marks": [], "end": 1.0, "visibility_timeout": 2.0}
 
 
@@ -82,19 +90,24 @@ def test_one_child_runs_both_copies_one_after_the_other() -> None:
 
 
 def test_a_worker_is_killed() -> None:
-    faults = [("SIGKILL to worker2", 100.3), ("SIGKILL to worker1", 100.5)]
-    table = deliveries(
-        history(
-            *AGAIN,
-        ),
-        faults,
-    )
+    table = deliveries(history(*AGAIN), KILLS)
     assert rows(table) == [
         [1, "worker1", 0.1, 0.2, 0.5, 2.5, "killed"],
         [2, "worker2", 2.6, 2.7, None, None, ""],  # killed before it started: not this run
     ]
     marks = [(label, round(at, 3)) for label, at in table.attrs["marks"]]
-    assert marks == [("SIGKILL to worker2", 0.3), ("SIGKILL to worker1", 0.5)]
+    assert marks == [("two is killed", 0.3), ("one is killed", 0.5)]
+
+
+def test_only_what_ends_a_worker_ends_its_execution() -> None:
+    harmless = [
+        Fault("child", "worker1", 100.4, "SIGKILL to worker1"),
+        Fault("SIGTERM", "worker1", 100.5, "exit of worker1"),
+        Fault("SIGKILL", "worker2", 100.6, "SIGKILL to worker1"),
+    ]
+    assert deliveries(history(*RUNS), harmless)["end"].tolist() == [""]
+    exits = [*harmless, Fault("exit", "worker1", 100.7, "")]
+    assert rows(deliveries(history(*RUNS), exits))[0][4:] == [0.7, None, "killed"]
 
 
 def test_the_parent_reports_a_lost_child() -> None:
@@ -123,6 +136,11 @@ def test_a_retry_is_a_delivery_of_its_own() -> None:
     )
     assert [row[-1] for row in rows(table)] == ["retried", "finished"]
     assert table["published"].round(6).tolist() == [0.0, 0.3]
+
+
+def test_a_timeline_has_a_symbol_for_each_end() -> None:
+    timeline = importlib.import_module("helpers.plots.timeline")
+    assert set(timeline._ENDS) == {*ended.values(), "rejected", ""}
 
 
 def test_nothing_was_published() -> None:

@@ -2,13 +2,14 @@
 
 import math
 import sqlite3
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.fates import CHILD_GONE, FATES, Census, Outcome, Unacked, classify
+from helpers.fates import FATES, Census, Outcome, Unacked, classify
 from helpers.ledger import History
 from helpers.tables import effects
 
@@ -84,7 +85,7 @@ PLANTED: dict[str, tuple[Story, Census]] = {
 
 
 def test_every_fate_is_planted() -> None:
-    assert set(PLANTED) == set(FATES)
+    assert list(PLANTED) == list(FATES)
 
 
 @pytest.mark.parametrize("fate", PLANTED)
@@ -139,7 +140,7 @@ def test_a_task_revoked_in_a_workers_memory_is_discarded_and_not_held() -> None:
 
 def test_a_running_task_is_held_and_not_lost() -> None:
     outcome = Story().publish("a").receive("a").start("a").judge()
-    assert outcome.table.loc["a", ["fate", "where"]].tolist() == ["held", "running"]
+    assert outcome.table.loc["a", ["fate", "place"]].tolist() == ["held", "running"]
 
 
 def test_a_reserved_task_whose_copy_was_evicted_is_held_by_its_worker() -> None:
@@ -161,6 +162,10 @@ def test_a_finished_task_with_a_message_left_is_no_clean_pass() -> None:
 def test_queue_without_consumer_says_so() -> None:
     at = census(queued={"mail": ["a"], "celery": ["b"]})
     table = Story().ready().publish("a", "b").judge(at).table
+    assert table[["queue", "consumed"]].T.to_dict("list") == {
+        "a": ["mail", False],
+        "b": ["celery", True],
+    }
     assert table["where"].to_dict() == {
         "a": "queue mail, no consumer",
         "b": "queue celery",
@@ -212,10 +217,10 @@ def test_unacked_without_its_index_never_returns() -> None:
 
 
 VERDICTS = [
-    (Story().publish("a", "b").run("a", "b"), census(), "held"),
+    (Story().publish("a", "b").run("a", "b"), census(), "survived"),
     (Story().publish("a", "b").run("a"), census(), "broke"),
-    (Story().refuse("a").publish("b").run("b"), census(), "held"),  # the producer was told
-    (Story().publish("a").run("a", end="failed"), census(), "held"),  # the caller was told
+    (Story().refuse("a").publish("b").run("b"), census(), "survived"),  # the producer was told
+    (Story().publish("a").run("a", end="failed"), census(), "survived"),  # the caller was told
     (Story().refuse("a").run("a"), census(), "broke"),  # the producer was told wrong
     (Story().publish("a"), census(queued={"celery": ["a"]}), "inconclusive"),
     (Story().publish("a").receive("a").start("a"), census(), "inconclusive"),
@@ -237,7 +242,7 @@ def test_no_census_no_verdict() -> None:
 
 
 def test_out_of_time_is_no_loss() -> None:
-    assert Story().publish("a").judge(moving=True).verdict == "inconclusive"
+    assert Story().publish("a").judge(out_of_time=True).verdict == "inconclusive"
 
 
 @pytest.mark.parametrize("damage", ["torn", "missing"])
@@ -254,6 +259,19 @@ def test_counts_add_up_and_the_sentence_has_them() -> None:
     assert sum(outcome.counts.values()) == 4
     assert outcome.sentence.startswith("broke · accepted 4 · done 3 · lost 1")
     assert outcome.finding == "1 lost of 4 accepted tasks"
+
+
+def test_a_caption_stands_in_place_of_the_verdict_and_its_reasons() -> None:
+    outcome = Story().publish("a").judge(census(queued={"celery": ["a"]}), log_errors=2)
+    assert outcome.sentence == (
+        "inconclusive · accepted 1 · queued 1 · error lines in the workers' logs: 2 · "
+        "1 tasks wait in a queue"
+    )
+    asked = replace(outcome, caption="passed this check").titled("yours")
+    assert (asked.title, asked.verdict) == ("yours", "inconclusive")
+    assert asked.sentence == (
+        "passed this check · accepted 1 · queued 1 · error lines in the workers' logs: 2"
+    )
 
 
 def test_effects_are_counted_apart_from_executions(tmp_path: Path) -> None:
@@ -276,23 +294,23 @@ def lost_child() -> Story:
 def test_a_lost_child_that_its_parent_has_not_noticed() -> None:
     row = lost_child().judge().table.loc["a"]
     assert (row["fate"], row["message"]) == ("lost", "")
-    assert row["where"] == CHILD_GONE  # settle waits for the parent's report
+    assert row["place"] == "gone"  # settle waits for the parent's report
     nobody = lost_child().judge(Census(NOW)).table.loc["a"]
-    assert (nobody["fate"], nobody["where"]) == ("lost", "")
+    assert (nobody["fate"], nobody["place"]) == ("lost", "")
 
 
 def test_the_parent_reports_a_lost_child() -> None:
     row = lost_child().say("failed", "a", WORKER).judge().table.loc["a"]
-    assert (row["fate"], row["where"]) == ("failed", "")
+    assert (row["fate"], row["place"]) == ("failed", "")
 
 
 def test_a_lost_child_whose_message_was_requeued() -> None:
     story = lost_child().say("restored", "a", WORKER, requeued=True).run("a", worker="worker1")
     row = story.judge().table.loc["a"]
-    assert (row["fate"], row["where"]) == ("duplicated", "")
+    assert (row["fate"], row["place"]) == ("duplicated", "")
 
 
 def test_a_copy_that_still_runs_after_the_first_has_ended() -> None:
     story = Story().ready().publish("a").run("a").receive("a").start("a")
     row = story.judge().table.loc["a"]
-    assert (row["fate"], row["message"], row["where"]) == ("duplicated", "held", "running")
+    assert (row["fate"], row["message"], row["place"]) == ("duplicated", "held", "running")

@@ -13,9 +13,9 @@ from kombu.exceptions import OperationalError
 from helpers import Stack, lens
 from helpers.brokers import redis as redis_server
 from helpers.errors import StackError
-from helpers.exercises.tools import kill_between_sweeps
+from helpers.faults import kill_between_sweeps
 from helpers.settle import census
-from tests.conftest import SHOP, wait_until
+from tests.conftest import SHOP
 
 
 def test_settle_heals_a_paused_worker(stack: Stack) -> None:
@@ -95,7 +95,9 @@ def test_lost_when_a_worker_dies_with_an_early_ack(stack: Stack) -> None:
     worker = stack.start_worker("--concurrency=1")
     shop = stack.load("shop")
     shop.nap.delay(30)
-    wait_until(lambda: stack.ledger.of("started") and not len(lens.unacked(stack.redis)))
+    stack.wait_until(
+        lambda: stack.ledger.of("started") and not len(lens.unacked(stack.redis)), "acknowledged"
+    )
     worker.kill()
     assert stack.settle(timeout=5, quiet=0.3).counts == {"lost": 1}
 
@@ -109,7 +111,7 @@ def test_stranded_then_back_within_the_window(stack: Stack, shop_directory: Path
     first = stack.start_worker("--concurrency=1")
     shop = stack.load("shop")
     shop.late.delay(0.5)
-    wait_until(lambda: stack.ledger.of("started"))
+    stack.wait_until(lambda: stack.ledger.of("started"), "started")
     kill_between_sweeps(stack, first)  # its lock would outlast the window
     row = stack.settle(timeout=0.5, quiet=0.2).table.iloc[0]
     assert row["fate"] == "stranded"
@@ -153,7 +155,7 @@ app.conf.broker_transport_options = {
 def test_held_by_a_live_worker_until_its_eta(stack: Stack) -> None:
     stack.start_worker("--concurrency=1")
     stack.load("shop").add.apply_async((1, 1), countdown=60)
-    wait_until(lambda: len(lens.unacked(stack.redis)))
+    stack.wait_until(lambda: len(lens.unacked(stack.redis)), "held")
     outcome = stack.settle(timeout=1.5, quiet=0.3)
     assert (outcome.counts, outcome.verdict) == ({"held": 1}, "inconclusive")
 

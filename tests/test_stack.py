@@ -7,15 +7,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import redis
 
-from helpers import Stack, lens, private_directory, reaper
+from helpers import Stack, lens, private_directory, reaper, status
 from helpers.brokers import redis as redis_server
 from helpers.errors import StackError
-from tests.conftest import SHOP, processes_in, wait_until, wait_until_gone
+from tests.conftest import SHOP, processes_in, wait_until_gone
 
 
 def test_a_task_runs_and_is_counted(stack: Stack) -> None:
@@ -24,7 +25,7 @@ def test_a_task_runs_and_is_counted(stack: Stack) -> None:
     assert shop.add.delay(2, 3).get(timeout=10) == 5
     outcome = stack.settle()
     assert outcome.counts == {"done": 1}
-    assert outcome.verdict == "held"
+    assert outcome.verdict == "survived"
     assert "-A shop worker" in worker.command_line and "--concurrency=1" in worker.command_line
     assert worker.log.errors == []
 
@@ -174,7 +175,7 @@ def test_stop_lets_the_running_task_finish(stack: Stack) -> None:
     worker = stack.start_worker("--concurrency=1")
     shop = stack.load("shop")
     shop.nap.delay(1)
-    wait_until(lambda: stack.ledger.of("started"))
+    stack.wait_until(lambda: stack.ledger.of("started"), "started")
     worker.stop()
     assert worker.exit_code == 0
     assert stack.settle().counts == {"done": 1}
@@ -193,7 +194,7 @@ def test_a_lost_child_is_reported_and_the_worker_lives(stack: Stack) -> None:
     assert worker.alive
     assert stack.settle(timeout=5).counts == {"failed": 1}
     assert stack.deliveries()["end"].tolist() == ["failed"]
-    assert [label for label, _ in worker.faults] == ["SIGKILL to a child of worker1"]
+    assert [fault.label for fault in worker.faults] == ["SIGKILL to a child of worker1"]
 
 
 def test_a_killed_worker_on_the_timeline(stack: Stack) -> None:
@@ -229,6 +230,33 @@ def test_a_moment_that_does_not_come(stack: Stack) -> None:
         stack.wait_for("finished", shop.nap.delay(60), timeout=0.2)
     with pytest.raises(StackError, match=r"still runs after 0\.1 s"):
         worker.wait(timeout=0.1)
+
+
+def test_a_condition_that_comes_true_and_one_that_does_not(stack: Stack) -> None:
+    looks = iter([False, False, True])
+    stack.wait_until(lambda: next(looks), "looked at three times")
+    assert list(looks) == []
+    stack.start_worker("--concurrency=1")
+    missed = r"(?s)^stack: not charged within 0\.\d s\. No task went to the broker.*worker1:.*ready"
+    with pytest.raises(StackError, match=missed):
+        stack.wait_until(lambda: False, "charged", timeout=0.1)
+
+
+def test_a_long_wait_says_what_it_waits_for(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    def display(bundle: dict[str, str], **_: object) -> SimpleNamespace:
+        shown.append(bundle["text/plain"])
+        return SimpleNamespace(update=display)
+
+    monkeypatch.setattr(status, "get_ipython", lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setattr(status, "display", display)
+    monkeypatch.setattr(status, "_SILENT", 0)
+    stack.wait_until(lambda: True, "charged", timeout=2)
+    with pytest.raises(StackError):
+        stack.wait_until(lambda: False, "charged", timeout=0)
+    assert shown[0].startswith("waiting · ") and shown[0].endswith(" 0 of 2 s · until charged")
+    assert shown[1] == "waited 0 s · until charged" and shown[-1] == "waited 0 s · not charged"
 
 
 # --- bad input ------------------------------------------------------------------------------------

@@ -103,6 +103,20 @@ def test_a_worker_keeps_the_queues_of_its_command_line(stack: Stack) -> None:
     assert ready["queues"] == ["letters", "parcels"]
 
 
+@pytest.mark.parametrize(
+    "option", [["--include=more"], ["--include", "more"], ["-I", "more"], ["-Imore"]]
+)
+def test_what_a_user_includes_does_not_replace_it(
+    stack: Stack, shop_directory: Path, option: list[str]
+) -> None:
+    (shop_directory / "more.py").write_text(
+        "from shop import app\n\n@app.task\ndef more():\n    return 3\n"
+    )
+    stack.start_worker("--concurrency=1", *option, app="shop")
+    more = stack.load("shop").app.send_task("more.more")
+    assert more.get(timeout=10) == 3
+
+
 READINESS = ["--loglevel=WARNING", "--logfile=elsewhere.log"]
 
 

@@ -131,7 +131,7 @@ def ready() -> str:
 def publish_and_account() -> None:
     """Publish with and without the ledger; account for the tasks while they wait and when done."""
     from helpers import Stack
-    from helpers.settle import judge
+    from helpers.settle import count
 
     def publish(stack: Stack) -> float:
         charge = stack.load("shop").charge
@@ -143,10 +143,10 @@ def publish_and_account() -> None:
             bare.append(publish(stack))
         with Stack(here) as stack:
             watched.append(publish(stack))
-            waiting.append(seconds(partial(judge, stack)))
+            waiting.append(seconds(partial(count, stack)))
             stack.start_worker("--concurrency=1")
             expect(stack.settle(timeout=120), TASKS)
-            done.append(seconds(partial(judge, stack)))
+            done.append(seconds(partial(count, stack)))
     note(f"{TASKS:,} tasks published, with the ledger", watched, "s", 8)
     note(f"{TASKS:,} tasks published, without it", bare, "s")
     note(f"{TASKS:,} tasks accounted for, all waiting in the queue", waiting, "s", 1)

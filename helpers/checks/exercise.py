@@ -37,15 +37,13 @@ class Evidence:
 
     def outcome(self, title: str) -> Outcome:
         """The fate of every task of this arm."""
-        census = self.census and Census(
-            self.census["wall"],
-            self.census["queued"],
-            [Unacked(*entry) for entry in self.census["unacked"]],
-            frozenset(self.census["live"]),
-        )
-        outcome = classify(History(self.events), census, title=title)
-        outcome.log_errors = self.log_errors
-        return outcome
+        census = None
+        if self.census:
+            unacked = [Unacked(*entry) for entry in self.census["unacked"]]
+            live = frozenset(self.census["live"])
+            census = Census(self.census["wall"], self.census["queued"], unacked, live)
+        history = History(self.events)
+        return classify(history, census, title=title, log_errors=self.log_errors)
 
 
 @dataclass(frozen=True)

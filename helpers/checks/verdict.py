@@ -1,7 +1,7 @@
 """Decides a check from the evidence of both arms. Starts nothing, so it can be tried on records."""
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helpers.checks.exercise import Answer, Evidence, Exercise
 from helpers.fates import Outcome
@@ -60,10 +60,9 @@ def _trap(exercise: Exercise, answer: Answer, evidence: Evidence) -> str:
 
 
 def _panel(evidence: Evidence, title: str, *, passed: bool) -> Outcome:
-    """For the chart. What this exercise demands is not what *held* means for a whole stack."""
-    outcome = evidence.outcome(title)
-    outcome.verdict = "passed this check" if passed else "failed this check"
-    return outcome
+    """For the chart: what this exercise demands is more, or less, than that a run survives."""
+    caption = "passed this check" if passed else "failed this check"
+    return replace(evidence.outcome(title), caption=caption)
 
 
 def _unfinished(given: Outcome, yours: Outcome) -> str:
@@ -73,4 +72,4 @@ def _unfinished(given: Outcome, yours: Outcome) -> str:
 
 
 def _running(outcome: Outcome) -> set[str]:
-    return set(outcome.table.loc[outcome.table["where"].eq("running"), "task"])
+    return set(outcome.table.loc[outcome.table["place"].eq("running"), "task"])

@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from helpers.checks.cells import given
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.errors import StackError
 from helpers.exercises.tools import changes, judge_said, load_function, open_shop, rows, task_of
+from helpers.process import poll
 from helpers.stack import Stack
 
 SHOP = """\
@@ -175,9 +175,7 @@ def _ask_for_prices(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     asked = [price.delay(order).id for order in orders]
     lines = [log.delay(number).id for number in range(LINES)]
     results = [price.AsyncResult(task_id) for task_id in asked]
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline and not all(result.ready() for result in results):
-        time.sleep(0.05)
+    poll(lambda: all(result.ready() for result in results), PATIENCE, pause=0.05)
     right = sum(result.result == 10 * order for order, result in zip(orders, results, strict=True))
     stack.settle(timeout=8)
     keys = lens.keys(stack.redis, db=1).index

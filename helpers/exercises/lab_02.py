@@ -14,13 +14,13 @@ from helpers.exercises.tools import (
     confuses,
     interrupted,
     judge_said,
-    kill_between_sweeps,
     load_function,
     not_interrupted,
     open_shop,
     rows,
     task_of,
 )
+from helpers.faults import kill_between_sweeps
 from helpers.stack import Stack
 
 ORDERS, PATIENCE = 5, 10.0

@@ -4,7 +4,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,9 +18,12 @@ from helpers.checks.cells import given
 from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, Wrong
 from helpers.errors import StackError
 from helpers.exercises.tools import load_function, member, open_shop, rows
+from helpers.faults import fill_cache
+from helpers.process import poll
 from helpers.stack import Stack
 
 MB = 1024 * 1024
+PAGE = 10_000  # bytes of a page in the cache
 PHOTO = "x" * 250_000
 
 DESIGN: dict[str, Any] = given("lab_03", "share_the_memory")
@@ -63,15 +66,6 @@ def _check_design(answer: Answer) -> None:
             )
 
 
-def _fill(cache: redis.Redis, pages: Iterable[int]) -> int:
-    """Write pages that live ten minutes; how many the server refused."""
-    with cache.pipeline(transaction=False) as batch:
-        for page in pages:
-            batch.set(f"page:{page}", "x" * 10_000, ex=600)
-        answers = batch.execute(raise_on_error=False)
-    return sum(isinstance(answer, redis.ResponseError) for answer in answers)
-
-
 def _four_loads(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     """Results, then 100 orders that wait, then a cache that fills, then a flood of orders."""
     _check_design(answer)
@@ -95,10 +89,10 @@ def _four_loads(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     orders = [_publish(shop.charge, order) for order in range(ORDERS)]
     time.sleep(1.5)  # the LRU clock of Redis ticks once a second
     pages = cache.client(cache_db)
-    refused = sum(_fill(pages, range(page, page + 100)) for page in range(0, PAGES, 100))
+    refused = fill_cache(pages, PAGES, size=PAGE, seconds_to_live=600)
     for order in range(FLOOD):
         _publish(shop.charge, ORDERS + order, photo=PHOTO)
-    refused += _fill(pages, range(200))
+    refused += fill_cache(pages, 200, size=PAGE, seconds_to_live=600)
     kept = sum(1 for _ in pages.scan_iter("page:*", count=1000))
     fates = stack.settle(timeout=2, quiet=0.3).table["fate"]
     waiting = [order for order in orders if order and fates[order] == "queued"]
@@ -249,9 +243,7 @@ def _full_for_two_seconds(answer: Answer, here: Path) -> tuple[Stack, dict[str, 
         place_orders(range(PLACED))
         tampered, raw = room.result()
     # An answer may still be sending, from a thread of its own.
-    deadline = time.monotonic() + 3
-    while len(rows(here, "charges", "number")) < PLACED and time.monotonic() < deadline:
-        time.sleep(0.1)
+    poll(lambda: len(rows(here, "charges", "number")) >= PLACED, 3, pause=0.1)
     stack.settle(timeout=4, quiet=0.5)
     return stack, {
         "charged": rows(here, "charges", "number"),
@@ -262,14 +254,14 @@ def _full_for_two_seconds(answer: Answer, here: Path) -> tuple[Stack, dict[str, 
 
 def _make_room(stack: Stack) -> tuple[bool, list[int]]:
     """Whether somebody else has made room before, and the sizes of the messages that wait."""
-    deadline = time.monotonic() + 5
+
+    def nearly_full() -> bool:
+        memory = client.info("memory")
+        return bool(memory["used_memory"] > 0.9 * memory["maxmemory"])
+
     with stack.redis.client() as client:
         settings = client.config_get("maxmemory*")
-        while time.monotonic() < deadline:
-            memory = client.info("memory")
-            if memory["used_memory"] > 0.9 * memory["maxmemory"]:
-                break
-            time.sleep(0.02)
+        poll(nearly_full, 5, pause=0.02)
         time.sleep(2)
         tampered = client.config_get("maxmemory*") != settings
         raw = [len(message) for message in client.lrange("celery", 0, -1)]
@@ -364,9 +356,8 @@ def _broker(here: Path, name: str, policy: str, pages: int, report: bool = False
     for order in range(5):
         charge.delay(order)
     with stack.redis.client() as client:
-        for page in range(pages):
-            # Beside a report nothing expires: volatile-lru then has nothing to evict.
-            client.set(f"page:{page}", "x" * 10_000, ex=None if report else 600)
+        # Beside a report nothing expires: volatile-lru then has nothing to evict.
+        fill_cache(client, pages, size=PAGE, seconds_to_live=None if report else 600)
         if report:
             # By a small command: of a large one the text alone would be too much.
             client.setrange("report", 1_000_000, "x")

@@ -12,7 +12,6 @@ from helpers.checks.exercise import Answer, Evidence, Exercise, Misconception, W
 from helpers.errors import StackError
 from helpers.exercises.tools import (
     interrupted,
-    kill_between_sweeps,
     load_function,
     not_interrupted,
     open_shop,
@@ -20,6 +19,7 @@ from helpers.exercises.tools import (
     shortest_run,
     task_of,
 )
+from helpers.faults import kill_between_sweeps
 from helpers.stack import Stack
 
 MISPLACED = (
@@ -180,7 +180,8 @@ def _judge_once(evidence: Evidence) -> Wrong | None:
 
 def _side_by_side(evidence: Evidence) -> bool:
     """Whether an execution of order 2 began while another one ran."""
-    runs = evidence.deliveries().query("task == 'charge(2)'").sort_values("started")
+    runs = evidence.deliveries().query("name == 'shop.charge' and args == '(2,)'")
+    runs = runs.sort_values("started")
     return bool((runs["started"] < runs["ended"].fillna(inf).cummax().shift()).any())
 
 

@@ -15,7 +15,6 @@ from helpers.exercises.tools import (
     changes,
     confuses,
     judge_said,
-    kill_between_sweeps,
     load_function,
     member,
     open_shop,
@@ -23,6 +22,8 @@ from helpers.exercises.tools import (
     sent_by_hand,
     shortest_run,
 )
+from helpers.faults import evict, kill_between_sweeps
+from helpers.process import poll
 from helpers.stack import Stack
 
 PARTS, CHILDREN, LEAST, AT_ONCE = 4, 2, 0.9, 3.0
@@ -44,9 +45,7 @@ def _kill_in_the_header(answer: Answer, here: Path) -> tuple[Stack, dict[str, An
         timeout=5,
     )
     # A child starts a little before its parent acknowledges. With late ack the parent does not.
-    deadline = time.monotonic() + 0.5
-    while _ids(stack, "started") & _unacked(stack) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    poll(lambda: not _ids(stack, "started") & _unacked(stack), 0.5)
     kill_between_sweeps(stack, worker)
     early = sum(rows(here, "invoices", "total").values())
     cut = _ids(stack, "started") - _ids(stack, "finished") - _ids(stack, "failed")
@@ -328,9 +327,8 @@ def _incident(answer: Answer, here: Path) -> tuple[Stack, dict[str, Any]]:
     # Of the second no part reports either.
     unread_parts = [price.s(order).set(**unread) for order in (8, 9)]
     uncounted = [send(price.s(9)), chord(unread_parts)(shop.total.s())]
-    with stack.results.client(1) as results:
-        for one in uncounted:  # no worker yet, so nothing is counted before it is gone
-            results.delete(f"celery-taskset-meta-{one.parent.id}.s")
+    for one in uncounted:  # no worker yet, so nothing is counted before it is gone
+        evict(stack.results, f"celery-taskset-meta-{one.parent.id}.s", db=1)
     broken = send(shop.app.signature("shop.renamed"))
     worker = stack.start_worker(f"--concurrency={CHILDREN}", app="shop")
     for body in fired:

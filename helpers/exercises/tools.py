@@ -1,7 +1,6 @@
 """What several experiments need: an answer's file and its functions, and the shop's own table."""
 
 import sqlite3
-import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +14,6 @@ from helpers.errors import StackError
 from helpers.ledger import Event
 from helpers.stack import Stack, import_file
 from helpers.tables import effects
-from helpers.worker import Worker
 
 
 def load_function(path: Path, name: str) -> Callable[..., Any]:
@@ -128,20 +126,6 @@ def sent_by_hand(events: list[Event], task: str) -> int:
 def shortest_run(evidence: Evidence, task: str) -> float:
     """Seconds of the shortest execution of a task that finished; NaN without one."""
     runs = evidence.deliveries()
-    runs = runs[runs["task"].str.startswith(f"{task}(") & runs["end"].eq("finished")]
+    mine = runs["name"].str.split(".").str[-1].eq(task)
+    runs = runs[mine & runs["end"].eq("finished")]
     return float((runs["ended"] - runs["started"]).min())
-
-
-def kill_between_sweeps(stack: Stack, worker: Worker) -> None:
-    """Kill a worker, but not while it looks for old messages, so that others can look.
-
-    The lock of a sweep outlives its worker, and stops the sweeps of all for five minutes
-    (`kombu/transport/redis.py: QoS.restore_visible`, `unacked_mutex_expire`).
-    """
-    with stack.redis.client() as client:
-        worker.pause()
-        while client.exists("unacked_mutex"):
-            worker.resume()
-            time.sleep(0.01)
-            worker.pause()
-        worker.kill()

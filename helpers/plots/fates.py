@@ -24,11 +24,25 @@ _LEGEND_COLUMN = 1.75
 class Outcome(Protocol):
     """What the chart needs to know of one arm of an experiment."""
 
-    title: str
-    table: pandas.DataFrame
-    counts: dict[str, int]
-    sentence: str
-    finding: str
+    @property
+    def title(self) -> str:
+        """Which arm it is."""
+
+    @property
+    def table(self) -> pandas.DataFrame:
+        """One row a task; its column `fate`."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Tasks of each fate that occurs."""
+
+    @property
+    def sentence(self) -> str:
+        """What is printed under the chart."""
+
+    @property
+    def finding(self) -> str:
+        """What stands above it."""
 
 
 class Prediction(Protocol):
@@ -92,13 +106,9 @@ def _draw(outcomes: tuple[Outcome, ...], each: int) -> Figure:
         _waffle(axes, squares, columns, cell, top)
         _legend(axes, outcome.counts, per_line, legend)
     if each > 1:
-        figure.text(
-            _MARGIN / theme.WIDTH,
-            0.5 * _MARGIN / total,
-            f"One square stands for {each} tasks.",
-            size=9,
-            color=theme.QUIET,
-        )
+        note = f"One square stands for {each} tasks."
+        x, y = _MARGIN / theme.WIDTH, 0.5 * _MARGIN / total
+        figure.text(x, y, note, size=9, color=theme.QUIET)
     return figure
 
 

@@ -1,14 +1,15 @@
 """Who held and who ran which message when: one row a delivery, over one time axis."""
 
-import textwrap
 from collections.abc import Sequence
 from itertools import combinations, count, pairwise
+from typing import Any
 
 import pandas
 from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.path import Path
@@ -16,11 +17,11 @@ from matplotlib.textpath import TextPath
 from matplotlib.transforms import offset_copy
 
 from helpers.plots import theme
-from helpers.plots.figure import shorten, show
+from helpers.plots.figure import shorten, show, wrapped
 
 MOST_ROWS = 24  # beyond that the figure is taller than a screen
 
-Look = dict[str, object]
+Look = dict[str, Any]
 _OPEN: Look = {"markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6}
 _CHECK = Path([(-1, 0), (-0.35, -0.7), (1, 0.8)])
 _LOOP = Path.make_compound_path(Path.arc(60, 360), Path([(0.4, -0.3), (1, 0.3), (1.6, -0.3)]))
@@ -116,9 +117,9 @@ def _draw(
     axes.set_yticks([])
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
-    legend = _bars(axes, rows, overlaps) | _symbols(axes, rows)
+    legend = _bars(axes, rows, overlaps) | _symbols(figure, axes, rows)
 
-    def name(inches: float, row: float, text: str, **look: object) -> None:
+    def name(inches: float, row: float, text: str, **look: Any) -> None:
         look |= {"transform": axes.get_yaxis_transform(), "va": "center_baseline", "size": 9}
         axes.text((inches - left) / width, row, text, **look)
 
@@ -138,16 +139,16 @@ def _draw(
         axes.text(start, top, label, va="top", size=9, zorder=6, bbox=ground)
         highest = max(highest, line)
 
-    title = textwrap.fill(title, 76)
+    title, above = wrapped(title)
     lines = -(-len(legend) // 4)
-    head, foot = 0.42 + 0.22 * title.count("\n") + _LINE * highest, 0.6 + 0.2 * lines
+    head, foot = 0.2 + above + _LINE * highest, 0.6 + 0.2 * lines
     inner = _ROW * len(rows)
     height = head + inner + foot
     figure.set_figheight(height)
     axes.set_position((left / theme.WIDTH, foot / height, width / theme.WIDTH, inner / height))
     x, y = _EDGE / theme.WIDTH, 1 - 0.1 / height
     figure.text(x, y, title, **theme.TITLE)
-    look = {"frameon": False, "borderpad": 0, "borderaxespad": 0, "fontsize": 9}
+    look: Look = {"frameon": False, "borderpad": 0, "borderaxespad": 0, "fontsize": 9}
     look |= {"bbox_to_anchor": (x, 0.08 / height), "ncols": -(-len(legend) // lines)}
     figure.legend(legend.values(), legend.keys(), loc="lower left", **look)
     return figure
@@ -155,7 +156,7 @@ def _draw(
 
 def _width(text: str, weight: str = "normal") -> float:
     """Of a text of 9 points, in inches."""
-    return TextPath((0, 0), text, 9, {"weight": weight}).get_extents().width / 72
+    return TextPath((0, 0), text, 9, FontProperties(weight=weight)).get_extents().width / 72
 
 
 def _places(
@@ -190,7 +191,7 @@ def _bars(axes: Axes, rows: pandas.DataFrame, overlaps: list[Overlap]) -> dict[s
     axes.hlines(rows.index, rows["ended"], rows["restored"].where(left > 0), **_WAITS)
     workers = list(dict.fromkeys(rows["worker"]))
     colours = [_WORKERS[workers.index(worker) % len(_WORKERS)] for worker in rows["worker"]]
-    look = {"edgecolor": colours, "linewidth": 1.2, "zorder": 3}
+    look: Look = {"edgecolor": colours, "linewidth": 1.2, "zorder": 3}
     axes.barh(rows.index, held, 0.24, rows["received"], color="white", **look)
     axes.barh(rows.index, runs, 0.5, rows["started"], color=colours, **look)
     for above, below, start, end in overlaps:
@@ -212,7 +213,7 @@ def _bars(axes: Axes, rows: pandas.DataFrame, overlaps: list[Overlap]) -> dict[s
     return {name: artist for name, (artist, shown) in legend.items() if shown}
 
 
-def _symbols(axes: Axes, rows: pandas.DataFrame) -> dict[str, Artist]:
+def _symbols(figure: Figure, axes: Axes, rows: pandas.DataFrame) -> dict[str, Artist]:
     """Draw what happens at a moment. Returns its legend."""
     ends = {end: rows["stopped"].where(rows["end"] == end) for end in _ENDS}
     # Beside their moment stand the publish and the end: the shortest bar stays visible between.
@@ -229,7 +230,7 @@ def _symbols(axes: Axes, rows: pandas.DataFrame) -> dict[str, Artist]:
     for name, at, look, points in symbols:
         if at.notna().any():
             look = {"color": theme.INK, "linestyle": "none", "gid": name} | look
-            place = offset_copy(axes.transData, axes.figure, *points, units="points")
+            place = offset_copy(axes.transData, figure, *points, units="points")
             axes.plot(at, rows.index, transform=place, clip_on=False, zorder=5, **look)
             legend[name] = Line2D([], [], **look)
     return legend

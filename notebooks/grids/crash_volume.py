@@ -4,17 +4,12 @@ Early ack, four children, the default prefetch. Writes crash_volume.csv beside t
 run. Three minutes on two cores.
 """
 
-import sys
-from itertools import product
-from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from collections.abc import Iterator
 
 from helpers import Stack, private_directory
-from helpers.trials import provenance
+from helpers.trials import Case, Row, measure, provenance
 
-RUNS, VOLUMES, CONCURRENCY = 20, (100, 200, 400), 4
+VOLUMES, CONCURRENCY = (100, 200, 400), 4
 NUMBER = 40  # the kill is aimed at the start of this order
 SHOP = """
 import time
@@ -29,20 +24,28 @@ def charge(order):
 """
 
 
-def crash(volume: int, run: int) -> dict[str, Any]:
+def batches(n: int) -> Iterator[list[Case]]:
+    """One run after the other."""
+    for run in range(n):
+        for volume in VOLUMES:
+            yield [{"orders": volume, "run": run}]
+
+
+def crash(batch: list[Case]) -> Iterator[Row]:
+    """One run: the orders, one worker, the kill."""
+    [case] = batch
     here = private_directory()
     (here / "shop.py").write_text(SHOP)
     with Stack(here, backend=None) as stack:
         shop = stack.load("shop")
-        orders = [shop.charge.delay(number) for number in range(volume)]
+        orders = [shop.charge.delay(number) for number in range(case["orders"])]
         worker = stack.start_worker(f"--concurrency={CONCURRENCY}")
         stack.wait_for("started", orders[NUMBER], timeout=30)
         worker.kill()
         outcome = stack.settle(timeout=5, quiet=0.2)
         counts, lost = outcome.counts, outcome.table.query("fate == 'lost'")
-        return {
-            "orders": volume,
-            "run": run,
+        yield {
+            **case,
             "concurrency": CONCURRENCY,
             "prefetch_multiplier": 4,  # the default of worker_prefetch_multiplier
             **{fate: counts.get(fate, 0) for fate in ("done", "lost", "stranded", "queued")},
@@ -51,13 +54,5 @@ def crash(volume: int, run: int) -> dict[str, Any]:
         }
 
 
-def main() -> None:
-    rows = []
-    for run, volume in product(range(RUNS), VOLUMES):
-        rows.append(crash(volume, run))
-        print(f"{len(rows)} of {RUNS * len(VOLUMES)}", end="\r", file=sys.stderr, flush=True)
-    pd.DataFrame(rows).to_csv(Path(__file__).with_suffix(".csv"), index=False)
-
-
 if __name__ == "__main__":
-    main()
+    measure(__file__, batches, crash)

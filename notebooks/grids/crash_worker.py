@@ -4,23 +4,16 @@ Each setting, each process, each moment that this process can be in; *acknowledg
 Writes crash_worker.csv beside this file: one row a run. Twenty minutes on two cores.
 """
 
-import multiprocessing
 import sqlite3
-import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import product
-from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from helpers import Stack, effects, private_directory
-from helpers.trials import provenance
+from helpers.faults import die_between_pop_and_hold
+from helpers.trials import Case, Row, measure, provenance
 
-RUNS = 20
-AT_ONCE = 4  # mostly they wait
 SETTINGS = {
     "early ack (default)": "",
     "late ack": "acks_late=True",
@@ -56,37 +49,27 @@ def charge(order):
         database.execute("INSERT INTO charges VALUES (?)", (order,))
     time.sleep(0.3)
 """
-# Between the BRPOP and the note in `unacked` lie microseconds: the worker has to do it itself.
-CRASH = """
-import itertools
-import os
-import signal
-
-from kombu.transport.redis import QoS
-
-numbers, append = itertools.count(1), QoS.append
-
-def die_at_the_second(self, message, tag):
-    if next(numbers) == 2:
-        os.killpg(0, signal.SIGKILL)
-    append(self, message, tag)
-
-QoS.append = die_at_the_second
-"""
 
 
-def crash(case: tuple[int, str, str, str]) -> dict[str, Any]:
+def batches(n: int) -> Iterator[list[Case]]:
+    """Each run has its own stack."""
+    cells = [(process, moment) for process in MOMENTS for moment in MOMENTS[process]]
+    for run, setting, (process, moment) in product(range(n), SETTINGS, cells):
+        yield [{"setting": setting, "process": process, "moment": moment, "run": run}]
+
+
+def crash(batch: list[Case]) -> Iterator[Row]:
     """One run: three orders, one worker with one child, the fault at the second order."""
-    run, setting, process, moment = case
+    [case] = batch
+    setting, process, moment = case["setting"], case["process"], case["moment"]
     here = private_directory()
     code = SHOP.format(timeout=TIMEOUT[process], options=SETTINGS[setting])
     (here / "shop.py").write_text(code)
-    (here / "crash.py").write_text(CRASH)
     charges = here / "charges.db"
     with closing(sqlite3.connect(charges)) as database:
         database.execute("CREATE TABLE charges (number)")
     with Stack(here) as stack:
-        options = ["--include=crash"] if moment == "popped" else []
+        options = die_between_pop_and_hold(here, message=1) if moment == "popped" else ()
         worker = stack.start_worker("--concurrency=1", *options, app="shop")
         shop = stack.load("shop")
         orders = [shop.charge.delay(number) for number in range(3)]
@@ -99,8 +82,10 @@ def crash(case: tuple[int, str, str, str]) -> dict[str, Any]:
             # Early: its ack follows the start. Late: its ack follows the end.
             if moment == "acknowledged" or (moment != "held" and "late" not in setting):
                 stack.wait_for("acknowledged", target)
-            while moment == "effect done" and 1 not in effects(charges, "charges", "number").index:
-                time.sleep(0.01)
+            if moment == "effect done":
+                stack.wait_until(
+                    lambda: 1 in effects(charges, "charges", "number").index, "charged"
+                )
             worker.kill() if process == WORKER else worker.kill_child()
         killed = time.monotonic()
         after = stack.settle(timeout=30, quiet=0.5).table.loc[target.id]
@@ -108,11 +93,8 @@ def crash(case: tuple[int, str, str, str]) -> dict[str, Any]:
         if process == WORKER:
             stack.start_worker("--concurrency=1", app="shop")
         end = stack.settle(timeout=30, quiet=0.5).table.loc[target.id]
-        return {
-            "setting": setting,
-            "process": process,
-            "moment": moment,
-            "run": run,
+        yield {
+            **case,
             "fate": after["fate"],
             "final_fate": end["fate"],
             "starts": end["starts"],
@@ -122,16 +104,5 @@ def crash(case: tuple[int, str, str, str]) -> dict[str, Any]:
         }
 
 
-def main() -> None:
-    cells = [(process, moment) for process in MOMENTS for moment in MOMENTS[process]]
-    cases = [(run, setting, *cell) for run, setting, cell in product(range(RUNS), SETTINGS, cells)]
-    rows = []
-    with ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn")) as pool:
-        for row in pool.map(crash, cases):
-            rows.append(row)
-            print(f"{len(rows)} of {len(cases)}", end="\r", file=sys.stderr, flush=True)
-    pd.DataFrame(rows).to_csv(Path(__file__).with_suffix(".csv"), index=False)
-
-
 if __name__ == "__main__":
-    main()
+    measure(__file__, batches, crash, at_once=4)  # mostly they wait

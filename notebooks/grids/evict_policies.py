@@ -3,26 +3,22 @@
 Writes evict_policies.csv beside this file: one row a run. A quarter of an hour on two cores.
 """
 
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import product
-from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from celery import chord
-from redis import ResponseError
 
 from helpers import Stack, lens, private_directory
-from helpers.trials import provenance
+from helpers.faults import fill_cache
+from helpers.trials import Case, Row, measure, provenance
 
 POLICIES = ["noeviction", "allkeys-lru", "allkeys-lfu", "allkeys-random"]
 POLICIES += ["volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl"]
 FRESH, IDLE = 1.5, 300.0  # seconds between the last publish and the cache
-FRESH_RUNS, IDLE_RUNS = 20, 10
-ORDERS, RESULTS, PAGES = 200, 50, 5000
+IDLE_RUNS = 10
+ORDERS, RESULTS = 200, 50
 SHOP = """
 from celery import Celery
 
@@ -64,35 +60,34 @@ def left(stack: Stack) -> dict[str, int]:
     }
 
 
-def fill_cache(stack: Stack) -> int:
-    """Write the pages, each to live ten minutes; how many the server refused."""
-    cache, refused = stack.redis.client(), 0
-    for page in range(PAGES):
-        try:
-            cache.set(f"page:{page}", "x" * 3000, ex=600)
-        except ResponseError:  # OOM command not allowed
-            refused += 1
-    return refused
+def batches(n: int) -> Iterator[list[Case]]:
+    """Fresh queues come one run at a time, to be equally fresh. Idle ones wait together."""
+
+    def cases(idle: float, runs: Iterable[int]) -> list[Case]:
+        keys = product(runs, POLICIES)
+        return [{"policy": policy, "idle_seconds": idle, "run": run} for run, policy in keys]
+
+    yield from (cases(FRESH, [run]) for run in range(n))
+    yield cases(IDLE, range(min(n, IDLE_RUNS)))
 
 
-def batch(idle: float, runs: range) -> Iterator[dict[str, Any]]:
-    """Each policy in each of `runs`. The stacks wait side by side."""
+def run(batch: list[Case]) -> Iterator[Row]:
+    """The stacks of a batch wait side by side."""
     here = private_directory()
     (here / "shop.py").write_text(SHOP)
     with ExitStack() as together:
         waiting = []
-        for run, policy in product(runs, POLICIES):
-            redis = {"maxmemory": "5mb", "maxmemory-policy": policy}
-            stack = together.enter_context(Stack(here, redis=redis, name=f"{policy}-{run}"))
-            waiting.append((stack, policy, run, prepare(stack)))
-        for stack, policy, run, since in waiting:
+        for number, case in enumerate(batch):
+            redis = {"maxmemory": "5mb", "maxmemory-policy": case["policy"]}
+            stack = together.enter_context(Stack(here, redis=redis, name=f"stack {number}"))
+            waiting.append((case, stack, prepare(stack)))
+        for case, stack, since in waiting:
             before = left(stack)
-            time.sleep(max(0.0, since + idle - time.monotonic()))
-            refused, after = fill_cache(stack), left(stack)
+            time.sleep(max(0.0, since + case["idle_seconds"] - time.monotonic()))
+            refused = fill_cache(stack.redis.client(), seconds_to_live=600)
+            after = left(stack)
             yield {
-                "policy": policy,
-                "idle_seconds": idle,
-                "run": run,
+                **case,
                 "accepted": ORDERS,
                 "lost": 0 if after["queue"] else ORDERS,
                 "results_before": before["results"],
@@ -105,16 +100,5 @@ def batch(idle: float, runs: range) -> Iterator[dict[str, Any]]:
             }
 
 
-def main() -> None:
-    rows = []
-    # Fresh queues come one run at a time, so that all are equally fresh. Idle ones wait together.
-    batches = [(FRESH, range(run, run + 1)) for run in range(FRESH_RUNS)]
-    batches.append((IDLE, range(IDLE_RUNS)))
-    for idle, runs in batches:
-        print(f"idle {idle:g} s, run {runs}", file=sys.stderr, flush=True)
-        rows += batch(idle, runs)
-    pd.DataFrame(rows).to_csv(Path(__file__).with_suffix(".csv"), index=False)
-
-
 if __name__ == "__main__":
-    main()
+    measure(__file__, batches, run)

@@ -8,13 +8,9 @@ minutes on two cores, most of them waiting.
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from helpers import Stack, private_directory
-from helpers.trials import provenance
+from helpers.trials import Case, Row, measure, provenance
 
 RUNS, TIMEOUT = 20, 2
 CADENCES = {  # options of kombu, and the longest pause between two sweeps that they allow
@@ -35,27 +31,32 @@ def endless():
 """
 
 
-def batch(cadence: str) -> Iterator[dict[str, Any]]:
-    """All runs of one cadence side by side, their fetches spread over one period of the sweep."""
-    options, period = CADENCES[cadence]
+def batches(n: int) -> Iterator[list[Case]]:
+    """All runs of one cadence side by side."""
+    for cadence in CADENCES:
+        yield [{"cadence": cadence, "run": run} for run in range(n)]
+
+
+def run(batch: list[Case]) -> Iterator[Row]:
+    """The fetches of a full batch are spread over one period of the sweep."""
+    options, period = CADENCES[batch[0]["cadence"]]
     here = private_directory()
     (here / "shop.py").write_text(SHOP.format(timeout=TIMEOUT, options=options))
     with ExitStack() as together:
         started, waiting = [], []
-        for run in range(RUNS):
-            stack = together.enter_context(Stack(here, backend=None, name=f"{cadence} {run}"))
+        for case in batch:
+            stack = together.enter_context(Stack(here, backend=None, name=f"run {case['run']}"))
             stack.start_worker("--concurrency=1")
-            started.append((stack, time.monotonic()))
-        for run, (stack, ready) in enumerate(started):
-            time.sleep(max(0.0, ready + period * run / RUNS - time.monotonic()))
-            waiting.append((stack, stack.load("shop").endless.delay()))
-        for run, (stack, task) in enumerate(waiting):
+            started.append((case, stack, time.monotonic()))
+        for case, stack, ready in started:
+            time.sleep(max(0.0, ready + period * case["run"] / RUNS - time.monotonic()))
+            waiting.append((case, stack, stack.load("shop").endless.delay()))
+        for case, stack, task in waiting:
             stack.wait_for("restored", task, timeout=2 * period + TIMEOUT + 10)
             # The first event of each kind.
             at = {event["event"]: event["at"] for event in reversed(stack.ledger.read())}
             yield {
-                "cadence": cadence,
-                "run": run,
+                **case,
                 "visibility_timeout": TIMEOUT,
                 "period": period,
                 "fetched_after_start": round(at["received"] - at["ready"], 2),
@@ -64,10 +65,5 @@ def batch(cadence: str) -> Iterator[dict[str, Any]]:
             }
 
 
-def main() -> None:
-    rows = [row for cadence in CADENCES for row in batch(cadence)]
-    pd.DataFrame(rows).to_csv(Path(__file__).with_suffix(".csv"), index=False)
-
-
 if __name__ == "__main__":
-    main()
+    measure(__file__, batches, run, n=RUNS)

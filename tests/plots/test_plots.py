@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from helpers import plots
+from helpers.fates import FATES
 from helpers.plots import figure as figure_module
 from helpers.plots import theme
 from helpers.prediction import Prediction
@@ -31,7 +32,7 @@ def outcome(fates: list[str], title: str = "stack", finding: str = "a finding") 
         title=title,
         table=pandas.DataFrame({"fate": fates}, index=[f"id-{n}" for n in range(len(fates))]),
         counts={fate: counts[fate] for fate in theme.FATES if counts[fate]},
-        sentence=f"held · {len(fates)} accepted",
+        sentence=f"survived · {len(fates)} accepted",
         finding=finding,
     )
 
@@ -172,7 +173,7 @@ def test_arms_have_a_panel_and_a_sentence_each(page: Page) -> None:
     plots.fates(broken, repaired)
     assert [marks(panel) for panel in page.figure.axes] == [{"lost": 3}, {"done": 3}]
     assert "cache: a finding" in page.words() and "own Redis: all done" in page.words()
-    assert page.sentence == "cache: held · 3 accepted\nown Redis: held · 3 accepted"
+    assert page.sentence == "cache: survived · 3 accepted\nown Redis: survived · 3 accepted"
     assert page.table.to_dict() == {
         "cache": {"done": 0, "lost": 3},
         "own Redis": {"done": 3, "lost": 0},
@@ -189,10 +190,10 @@ def test_title_is_the_finding_and_math_signs_stay_text(page: Page) -> None:
 def test_prediction_ends_the_sentence_only_when_made(page: Page) -> None:
     prediction = Prediction()
     plots.fates(outcome(["done"]), prediction=prediction)
-    assert page.sentence == "held · 1 accepted"
+    assert page.sentence == "survived · 1 accepted"
     prediction.value = 120
     plots.fates(outcome(["done"]), prediction=prediction)
-    assert page.sentence == "held · 1 accepted · you predicted 120"
+    assert page.sentence == "survived · 1 accepted · you predicted 120"
 
 
 def test_nothing_to_draw(page: Page) -> None:
@@ -202,9 +203,13 @@ def test_nothing_to_draw(page: Page) -> None:
     assert "no task" in page.words()
 
 
+def test_a_chart_knows_every_fate_and_in_the_same_order() -> None:
+    assert list(theme.FATES) == list(FATES)
+
+
 def test_each_fate_has_a_shape_of_its_own() -> None:
     shapes = {symbol.shape.vertices.tobytes() for symbol in theme.FATES.values()}
-    assert len(shapes) == len(theme.FATES) == 11
+    assert len(shapes) == len(theme.FATES)
     assert all(abs(symbol.shape.vertices).max() == 1 for symbol in theme.FATES.values())
 
 
