@@ -300,9 +300,10 @@ def classify(
 
     A task may have its fate while a copy of its message is still about. The columns `message`
     (queued, held, stranded), `place` (queue, unacked, running, a worker's memory, gone with its
-    child), `queue` and `consumed` (by somebody, now) say how and where, or are empty; `earliest_return` and
-    `latest_return` are seconds after the census. `where` and `why` say it to a reader: no program
-    decides by them. `out_of_time` says that tasks were still moving when the drain had to end.
+    child), `queue` and `consumed` (by somebody, now) say how and where, or are empty;
+    `earliest_return` and `latest_return` are seconds after the census. `where` and `why` say it to
+    a reader: no program decides by them. `out_of_time` says that tasks were still moving when the
+    drain had to end.
     Without a census there is no verdict.
     """
     seen = _collect(history)
