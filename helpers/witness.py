@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import Celery, bootsteps, current_app, signals, states
+from celery.concurrency import solo
 from celery.worker import state as worker
 from kombu.transport import redis
 from kombu.utils.objects import cached_property
@@ -44,7 +45,7 @@ def watch_publishes(app: Celery, ledger: Ledger) -> None:
 
         @cached_property
         def send_task_message(self) -> Callable[..., Any]:
-            return _witnessed(super().send_task_message, ledger)
+            return _witnessed(super().send_task_message, ledger, lambda o: _broadcast(self, o))
 
     amqp = WitnessedAMQP(app)
     # A worker has chosen its queues by now (`celery/worker/worker.py: setup_queues`). The sender is
@@ -54,13 +55,31 @@ def watch_publishes(app: Celery, ledger: Ledger) -> None:
     app.amqp = amqp
 
 
-def _witnessed(send: Callable[..., Any], ledger: Ledger) -> Callable[..., Any]:
+def _broadcast(amqp: Any, options: Mapping[str, Any]) -> str:
+    """The fanout exchange to which a publish with these options goes; empty if it goes to a queue.
+
+    As `celery/app/amqp.py: AMQP.send_task_message` finds it: the queue's, or the one that is named.
+    """
+    queue, exchange = options.get("queue"), options.get("exchange")
+    if queue is not None and exchange is None:
+        exchange = (amqp.queues[queue] if isinstance(queue, str) else queue).exchange
+    if isinstance(exchange, str):
+        known = {own.exchange.name: own.exchange for own in amqp.queues.values() if own.exchange}
+        declared = [one for one in options.get("declare") or () if one.name == exchange]
+        exchange = next(iter(declared), known.get(exchange))
+    return exchange.name if exchange is not None and exchange.type == "fanout" else ""
+
+
+def _witnessed(
+    send: Callable[..., Any], ledger: Ledger, broadcast: Callable[[Mapping[str, Any]], str]
+) -> Callable[..., Any]:
     def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
         about = message.headers or message.body  # protocol 2, protocol 1
         task_id, retries = about["id"], about["retries"]
         # What `charge(3)` was called with, as Celery itself writes it into the message.
         args = about.get("argsrepr")
-        ledger.append("attempted", task_id, task=name, retries=retries, args=args)
+        more = {"broadcast": exchange} if (exchange := broadcast(options)) else {}
+        ledger.append("attempted", task_id, task=name, retries=retries, args=args, **more)
         try:
             result = send(producer, name, message, **options)
         except BaseException as error:
@@ -95,6 +114,7 @@ def _watch_tasks(ledger: Ledger) -> None:
             request.id,
             task=request.name,
             worker=_short(request.hostname),
+            waits=bool(request.eta),
             **_delivery(request.message),
         )
 
@@ -255,6 +275,8 @@ def _about(consumer: Any) -> dict[str, Any]:
         "worker": _short(consumer.hostname),
         "queues": sorted(queues),
         "broadcasts": sorted(fanout),
+        # A pool without this gets each task at once (`celery/worker/worker.py: _process_task_sem`).
+        "takes_all": not (consumer.pool.uses_semaphore or isinstance(consumer.pool, solo.TaskPool)),
         "transport_options": dict(consumer.app.conf.broker_transport_options),
         **_sweep(consumer),
     }
