@@ -71,13 +71,14 @@ def die_between_pop_and_hold(directory: Path, message: int = 0) -> tuple[str, ..
 def fill_cache(
     cache: redis.Redis, pages: int = 5000, size: int = 3000, seconds_to_live: int | None = None
 ) -> int:
-    """Write `pages` of `size` bytes, one by one, as a cache does; how many the server refused."""
+    """Write `pages` of `size` bytes, as a cache does; how many of them the server refused."""
     refused = 0
-    for page in range(pages):
-        try:
-            cache.set(f"page:{page}", "x" * size, ex=seconds_to_live)
-        except redis.ResponseError:  # OOM command not allowed
-            refused += 1
+    for hundred in range(0, pages, 100):  # at once, or a busy machine takes seconds for them
+        with cache.pipeline(transaction=False) as batch:
+            for page in range(hundred, min(hundred + 100, pages)):
+                batch.set(f"page:{page}", "x" * size, ex=seconds_to_live)
+            answers = batch.execute(raise_on_error=False)
+        refused += sum(isinstance(answer, redis.ResponseError) for answer in answers)  # OOM
     return refused
 
 

@@ -35,7 +35,7 @@ def test_a_grid_is_complete(name: str, capsys: pytest.CaptureFixture[str]) -> No
     assert runs[["server", "celery", "kombu", "date"]].notna().all().all()
 
 
-@pytest.mark.parametrize("name", sorted(set(CELLS) - {"defaults"}))
+@pytest.mark.parametrize("name", CELLS)
 def test_a_full_run_has_the_runs_that_are_stored_in_their_order(name: str) -> None:
     cases = [case for batch in importlib.import_module(name).batches(20) for case in batch]
     runs = pd.read_csv(GRIDS / f"{name}.csv", keep_default_na=False)
