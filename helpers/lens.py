@@ -142,27 +142,37 @@ def depth(server: HasClient, db: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["queue", "priority", "waiting"])
 
 
-def unacked(server: HasClient, db: int = 0) -> pd.DataFrame:
-    """Messages that a worker took and has not acknowledged: delivery tag, task, age in seconds.
+def held(server: HasClient, db: int = 0) -> Iterator[tuple[str, dict[str, Any], str, float]]:
+    """Each message that a worker has and has not acknowledged: tag, message, routing key, since.
 
-    A message that is no task has no id.
+    `since` is the time of day at which it was taken. NaN: its score is gone from the index, and
+    nothing will ever bring it back.
     """
-    rows = []
     with reader(server, db) as client:
         for kind in _key_names(server):
             # At once, or a message that comes between would have no score. Not with MULTI: a full
             # Redis refuses to queue even a reading command (`server.c: processCommand`,
             # reject_cmd_on_oom).
-            pipe: Any = client.pipeline(transaction=False)
+            pipe = client.pipeline(transaction=False)
             pipe.hgetall(kind.key(kind.unacked))
             pipe.zrange(kind.key(kind.index), 0, -1, withscores=True)
-            held, scores = pipe.execute()
-            index, now = dict(scores), time.time()
-            for tag, raw in held.items():
-                message, _exchange, queue = json.loads(raw)
-                # No score: the index was lost, and nothing will ever bring this message back.
-                since = index.get(tag, float("nan"))
-                rows.append([tag, *task_of(message), queue, since, now - since])
+            entries, scores = pipe.execute()
+            index = dict(scores)
+            for tag, raw in entries.items():
+                message, _exchange, routing_key = json.loads(raw)
+                yield tag, message, routing_key, index.get(tag, float("nan"))
+
+
+def unacked(server: HasClient, db: int = 0) -> pd.DataFrame:
+    """Messages that a worker took and has not acknowledged: delivery tag, task, age in seconds.
+
+    A message that is no task has no id.
+    """
+    now = time.time()
+    rows = [
+        [tag, *task_of(message), queue, since, now - since]
+        for tag, message, queue, since in held(server, db)
+    ]
     return pd.DataFrame(rows, columns=["tag", "id", "task", "queue", "since", "age"])
 
 

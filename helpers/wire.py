@@ -26,6 +26,8 @@ HOUSEKEEPING |= {"SELECT"}
 # `maybe_restore_messages`).
 _TIMERS = ("_kombu.binding_deadlines", "unacked_mutex", "ZRANGE unacked_index")
 
+_SELF = "this process"
+
 # (sender, command, pattern of the key) -> what it is for. The first match wins.
 _STEPS = [
     ("producer", "LPUSH", "", "publish: put the message into the queue"),
@@ -120,7 +122,7 @@ class Wire:
         for seen in unit:
             of_results = number == 1 or (len(self.servers) == 1 and str(seen["db"]) != "0")
             source = "worker" if owner.startswith("worker") else owner
-            if owner == "this process":
+            if owner == _SELF:
                 source = "result reader" if of_results else "producer"
             command, _, rest = seen["command"].partition(" ")
             command, key = command.upper(), rest.partition(" ")[0]
@@ -131,7 +133,7 @@ class Wire:
 
 
 def _owner_of_port(stack: Stack, port: int) -> str:
-    owners = {os.getpid(): "this process"}
+    owners = {os.getpid(): _SELF}
     for worker in stack.workers:
         # The parent first: a child inherits its parent's sockets and does not use them.
         owners |= dict.fromkeys([worker.pid, *worker.children()], worker.name)
