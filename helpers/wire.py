@@ -67,7 +67,7 @@ class Wire:
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        self._owners: dict[int, str] = {}
+        self._owners: dict[tuple[int, int], str] = {}
         self.servers = list({id(s): s for s in (stack.redis, stack.results)}.values())
         self._seen: list[list[dict[str, str]]] = [[] for _ in self.servers]
         self.ready = threading.Barrier(len(self.servers) + 1)
@@ -80,13 +80,14 @@ class Wire:
                 if stop in seen["command"]:
                     return
                 if seen["client_type"] != "lua":  # the owner may be gone when somebody asks later
-                    self._owner(seen["client_port"])
+                    self._owner(number, seen["client_port"])
                 self._seen[number].append(seen)
 
-    def _owner(self, port: str) -> str:
-        if (number := int(port)) not in self._owners:
-            self._owners[number] = _owner_of_port(self._stack, number)
-        return self._owners[number]
+    def _owner(self, number: int, port: str) -> str:
+        ends = int(port), self.servers[number].port
+        if ends not in self._owners:
+            self._owners[ends] = _owner_of_connection(self._stack, *ends)
+        return self._owners[ends]
 
     @property
     def table(self) -> pd.DataFrame:
@@ -118,7 +119,8 @@ class Wire:
     def _unit(self, number: int, unit: list[dict[str, str]]) -> Iterator[list[object]]:
         by_clock = any(timer in seen["command"] for seen in unit for timer in _TIMERS)
         # The commands of a script count for the client that called it.
-        owner = next((self._owner(s["client_port"]) for s in unit if s["client_type"] != "lua"), "")
+        callers = (s["client_port"] for s in unit if s["client_type"] != "lua")
+        owner = next((self._owner(number, port) for port in callers), "")
         for seen in unit:
             of_results = number == 1 or (len(self.servers) == 1 and str(seen["db"]) != "0")
             source = "worker" if owner.startswith("worker") else owner
@@ -132,7 +134,8 @@ class Wire:
             yield [float(seen["time"]), source, database, command, key, step, cause]
 
 
-def _owner_of_port(stack: Stack, port: int) -> str:
+def _owner_of_connection(stack: Stack, port: int, server: int) -> str:
+    """Who connects from `port` to `server`: the same port can lead to several servers."""
     owners = {os.getpid(): _SELF}
     for worker in stack.workers:
         # The parent first: a child inherits its parent's sockets and does not use them.
@@ -142,7 +145,7 @@ def _owner_of_port(stack: Stack, port: int) -> str:
             connections = psutil.Process(pid).net_connections(kind="tcp")
         except psutil.Error:
             continue
-        if any(connection.laddr and connection.laddr.port == port for connection in connections):
+        if any(c.raddr and (c.laddr.port, c.raddr.port) == (port, server) for c in connections):
             return owner
     return "unknown"
 
