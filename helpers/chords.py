@@ -41,7 +41,9 @@ def parts(
             "and restore it with celery.result.result_from_tuple()"
         )
     header = [leaf for child in group.results for leaf in leaves(child)]
-    queues = {m["headers"]["id"]: name for name, own in lens.messages(broker).items() for m in own}
+    queues = {
+        lens.task_of(message)[0]: own.key for own in lens.lists(broker) for message in own.messages
+    }
     held = set(lens.unacked(broker)["id"])
     key = f"celery-taskset-meta-{group.id}"
     rows = []
@@ -52,20 +54,17 @@ def parts(
         returned = client.zcard(f"{key}.j")
         for part in header:
             stored = client.get(f"celery-task-meta-{part.id}")
-            ids, where = family(part), "nowhere"
-            if queue := next((queues[name] for name in ids if name in queues), None):
-                where = f"queue {queue}"
-            elif ids & held:
-                where = "unacked"
-            elif ids & set(running):
-                where = "a worker"
+            ids = family(part)
+            waiting = [f"queue {queues[name]}" for name in ids if name in queues]
+            places = waiting + ["unacked"] * bool(ids & held)
+            places += ["a worker"] * bool(ids & set(running))
             reported = body == "sent" or part.id in counted
             # Of a chain or an inner chord this is only the last task: sent alone, it would report
             # a wrong value.
             plain = part.parent is None
-            resend = plain and where == "nowhere" and not reported and size is not None
+            resend = plain and not places and not reported and size is not None
             state = json.loads(stored)["status"] if stored else "PENDING"
-            rows.append([part.id, state, reported, where, resend])
+            rows.append([part.id, state, reported, next(iter(places), "nowhere"), resend])
     table = pd.DataFrame(rows, columns=["id", "state", "reported", "where", "resend"])
     table.attrs = {"size": size and int(size), "returned": returned, "body": body}
     return table.set_index("id")
@@ -156,9 +155,8 @@ def _due(broker: lens.HasClient, task_id: str, row: pd.Series) -> float:
     """Seconds until the clock brings a task back or lets it run; infinite when no clock does."""
     if row["fate"] == "stranded":
         return float(row["latest_return"])
-    with lens.reader(broker) as client:
-        for raw in client.hvals("unacked"):
-            headers = json.loads(raw)[0]["headers"]
-            if headers["id"] == task_id and headers["eta"]:
-                return datetime.fromisoformat(headers["eta"]).timestamp() - time.time()
+    for _, message, _, _ in lens.held(broker):
+        eta = message["headers"].get("eta")
+        if eta and lens.task_of(message)[0] == task_id:
+            return datetime.fromisoformat(eta).timestamp() - time.time()
     return math.inf

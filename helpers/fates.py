@@ -5,12 +5,13 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from helpers.consumers import Consumers
 from helpers.ledger import Event, History
 
 
@@ -48,7 +49,7 @@ class Unacked:
     """
 
     tag: str
-    task_id: str
+    task_id: str | None
     since: float
 
 
@@ -57,9 +58,16 @@ class Census:
     """The broker and the processes at one moment, `wall` seconds of the day's clock."""
 
     wall: float
-    queued: Mapping[str, Sequence[str]] = field(default_factory=dict)  # ids by queue
+    queued: Mapping[str, Sequence[str | None]] = field(default_factory=dict)  # ids by queue
     unacked: list[Unacked] = field(default_factory=list)
     live: frozenset[int] = frozenset()
+    exits: Mapping[str, int] = field(default_factory=dict)  # exit codes of workers that ended
+
+    @property
+    def foreign(self) -> int:
+        """Messages that are no tasks: somebody else's."""
+        waiting = sum(task_id is None for ids in self.queued.values() for task_id in ids)
+        return waiting + sum(entry.task_id is None for entry in self.unacked)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,7 +76,8 @@ class Outcome:
 
     `table` has one row a task (`classify` says which columns). `verdict` is *broke*, *survived* or
     *inconclusive*; `reasons` say why. A `caption` stands in place of the verdict where a chart asks
-    something else of the run.
+    something else of the run. `exits` has the exit code of each worker that ended, `foreign` how
+    many messages are no tasks of anybody.
     """
 
     title: str
@@ -77,6 +86,8 @@ class Outcome:
     reasons: list[str]
     log_errors: int = 0
     caption: str = ""
+    exits: Mapping[str, int] = field(default_factory=dict)
+    foreign: int = 0
 
     def titled(self, title: str) -> "Outcome":
         """The same under another title, for a chart that shows several."""
@@ -111,9 +122,11 @@ class Outcome:
         """The outcome in one line, with every count."""
         parts = [self.caption or self.verdict, f"accepted {self.accepted}"]
         parts += [f"{fate} {number}" for fate, number in self.counts.items()]
+        parts += [f"messages of somebody else {self.foreign}"] * bool(self.foreign)
+        parts += [f"{worker} ended with exit code {code}" for worker, code in self.exits.items()]
         parts.append(f"error lines in the workers' logs: {self.log_errors}")
-        if self.verdict == "inconclusive" and not self.caption:
-            parts += self.reasons
+        if not self.caption and self.verdict != "survived":
+            parts += [reason for reason in self.reasons if reason not in parts]
         return " · ".join(parts)
 
     def __repr__(self) -> str:
@@ -131,30 +144,36 @@ class _Seen:
     ends: dict[str, int] = field(default_factory=dict)
     running: dict[int, int] = field(default_factory=dict)  # by process id
     on: dict[int, str] = field(default_factory=dict)  # the worker of that process
-    received_by: int | None = None
+    tag: str = ""  # of the last delivery
     why: str = ""
+    broadcast: str = ""  # the exchange; empty for a task that one worker is to run
+    published_at: float = 0.0
+    by: dict[str, int] = field(default_factory=dict)  # of a broadcast: starts by worker
 
 
 def _attempted(task: _Seen, event: Event) -> None:
     _add(task.attempted, event["retries"])
+    task.broadcast, task.published_at = event.get("broadcast", ""), event["at"]
 
 
 def _accepted(task: _Seen, event: Event) -> None:
     task.accepted += 1
 
 
-def _refused(task: _Seen, event: Event) -> None:
-    """It stays attempted, and not accepted."""
+def _noted(task: _Seen, event: Event) -> None:
+    """Nothing to count: refused is attempted and not accepted, and `Consumers` reads revokes."""
 
 
 def _received(task: _Seen, event: Event) -> None:
-    task.received_by = event["pid"]
+    task.tag = event["tag"]
 
 
 def _started(task: _Seen, event: Event) -> None:
     _add(task.started, event["retries"])
     _add(task.running, event["pid"])
     task.on[event["pid"]] = event.get("worker", "")
+    if task.broadcast:
+        _add(task.by, event["worker"])
 
 
 def _restored(task: _Seen, event: Event) -> None:
@@ -177,11 +196,12 @@ def _dropped(task: _Seen, event: Event) -> None:
 _READ: dict[str, Callable[[_Seen, Event], None]] = {
     "attempted": _attempted,
     "accepted": _accepted,
-    "refused": _refused,
+    "refused": _noted,
     "received": _received,
     "started": _started,
     "restored": _restored,
     "discarded": _dropped,
+    "revoked": _noted,
     **dict.fromkeys(("finished", "failed", "retried", "cancelled"), _ended),
 }
 
@@ -222,6 +242,8 @@ _RUNNING = _Whereabouts("held", "running")
 _IN_MEMORY = _Whereabouts("held", "memory")
 # The parent will report it, unless the result was stored just before the child died.
 _CHILD_GONE = _Whereabouts(place="gone")
+# Its holder drops it when its time comes.
+_REVOKED = _Whereabouts(place="revoked")
 
 
 _WORDS = {
@@ -230,6 +252,7 @@ _WORDS = {
     "running": "running in a worker",
     "memory": "in a worker's memory",
     "gone": "nowhere: its child is gone",
+    "revoked": "revoked, and dropped when its time comes",
 }
 
 
@@ -245,13 +268,13 @@ class _Sight:
 
     def __init__(self, history: History, census: Census) -> None:
         self._census = census
-        self._ready = history.of("ready")
-        self._workers = [event for event in self._ready if event["pid"] in census.live]
-        self._names = {event.get("worker") for event in self._workers}
-        self._consumed = {queue for event in self._workers for queue in event["queues"]}
-        self._unacked = {entry.task_id: entry for entry in census.unacked}
-        self._queue = {task_id: queue for queue, ids in census.queued.items() for task_id in ids}
-        self._receiver = _receivers(history) if census.unacked else {}
+        self._consumers = Consumers(history, census.live)
+        self._names = {event.get("worker") for event in self._consumers.now}
+        self._consumed = {queue for event in self._consumers.now for queue in event["queues"]}
+        self._unacked = {entry.task_id: entry for entry in census.unacked if entry.task_id}
+        self._queue = {
+            task_id: queue for queue, ids in census.queued.items() for task_id in ids if task_id
+        }
 
     def ids(self) -> list[str]:
         """Of the tasks whose message the broker has."""
@@ -262,26 +285,34 @@ class _Sight:
         if (queue := self._queue.get(task_id)) is not None:
             return _Whereabouts("queued", "queue", queue, queue in self._consumed)
         if entry := self._unacked.get(task_id):
-            if self._receiver.get(entry.tag) in self._census.live:
-                return _Whereabouts("held", "unacked")
-            returns = _return(entry, self._census.wall, self._workers, self._ready)
-            return _Whereabouts("stranded", "unacked", "", False, *returns)
+            return self._in_unacked(task_id, task, entry)
         return self._in_a_process(task)
 
-    def _in_a_process(self, task: _Seen) -> _Whereabouts:
-        running = [pid for pid, number in task.running.items() if number]
-        if not self._census.live.isdisjoint(running):
+    def _in_unacked(self, task_id: str, task: _Seen, entry: Unacked) -> _Whereabouts:
+        if self._runs(task):
             return _RUNNING
-        if task.received_by in self._census.live and not task.started and not task.ends:
+        if self._consumers.has_in_hand(entry.tag):
+            dropped = self._consumers.will_drop(entry.tag, task_id)
+            return _REVOKED if dropped else _Whereabouts("held", "unacked")
+        consumers = self._consumers
+        returns = _return(entry, self._census.wall, consumers.now, consumers.ever)
+        return _Whereabouts("stranded", "unacked", "", False, *returns)
+
+    def _in_a_process(self, task: _Seen) -> _Whereabouts:
+        if self._runs(task):
+            return _RUNNING
+        if not task.started and not task.ends and self._consumers.has_in_hand(task.tag):
             return _IN_MEMORY
-        if any(task.on[pid] in self._names for pid in running):
+        if any(number and task.on[pid] in self._names for pid, number in task.running.items()):
             return _CHILD_GONE
         return _NOWHERE
 
+    def _runs(self, task: _Seen) -> bool:
+        return any(number and pid in self._census.live for pid, number in task.running.items())
 
-def _receivers(history: History) -> dict[str, int]:
-    """The process that received each delivery tag last."""
-    return {event["tag"]: event["pid"] for event in history.of("received")}
+    def meant_for(self, task: _Seen) -> set[str]:
+        """The workers for which a broadcast was meant: those that were subscribed then."""
+        return self._consumers.subscribed(task.broadcast, task.published_at)
 
 
 _COLUMNS = ["id", "task", "fate", "accepted", "starts", "finishes", "where", "why"]
@@ -295,6 +326,7 @@ def classify(
     title: str = "stack",
     log_errors: int = 0,
     out_of_time: bool = False,
+    lost_before: Collection[str] = (),
 ) -> Outcome:
     """Give each task id its fate, and the run its verdict.
 
@@ -303,21 +335,28 @@ def classify(
     child), `queue` and `consumed` (by somebody, now) say how and where, or are empty;
     `earliest_return` and `latest_return` are seconds after the census. `where` and `why` say it to
     a reader: no program decides by them. `out_of_time` says that tasks were still moving when the
-    drain had to end.
+    drain had to end; a task is then surely lost if it is among `lost_before` too, as one on its way
+    from the broker to a worker is nowhere for a moment.
     Without a census there is no verdict.
     """
     seen = _collect(history)
-    sight = _Sight(history, census or Census(wall=math.nan))
+    at = census or Census(wall=math.nan)
+    sight = _Sight(history, at)
     ids = dict.fromkeys([*seen, *sight.ids()])
     rows = [_row(task_id, seen.get(task_id) or _Seen(), sight) for task_id in ids]
     table = pd.DataFrame(rows, columns=_COLUMNS).set_index("id")
-    verdict, reasons = _verdict(table, _doubts(table, history, census, out_of_time))
-    return Outcome(title, table, verdict, reasons, log_errors)
+    certain = Counter(table["fate"])
+    if out_of_time:  # what is stranded may be on its way back, what is nowhere to a worker
+        lost = table.index[table["fate"] == "lost"]
+        certain["lost"], certain["stranded"] = len(set(lost) & set(lost_before)), 0
+    doubts = _doubts(table, out_of_time)
+    verdict, reasons = _verdict(certain, _void(history, census), doubts + _undecided(table))
+    return Outcome(title, table, verdict, reasons, log_errors, exits=at.exits, foreign=at.foreign)
 
 
 def _row(task_id: str, task: _Seen, sight: _Sight) -> tuple[Any, ...]:
     spot = sight.whereabouts(task_id, task)
-    fate, starts = _fate(task, spot.message), sum(task.started.values())
+    fate, starts = _fate(task, spot, sight), sum(task.started.values())
     ended = task.ends.get("finished", 0)
     row = (task_id, task.task, fate, task.accepted > 0, starts, ended, _where(spot), task.why)
     return row + spot
@@ -326,15 +365,22 @@ def _row(task_id: str, task: _Seen, sight: _Sight) -> tuple[Any, ...]:
 _FINAL = frozenset(("finished", "failed"))
 
 
-def _fate(task: _Seen, message: str) -> str:
-    """`message` is the fate where nothing final happened and its message is still about."""
+def _fate(task: _Seen, spot: _Whereabouts, sight: _Sight) -> str:
+    """What became of it, or where nothing final happened, how its message is about."""
     if task.started and not (task.attempted and task.accepted):
         return "recovered" if task.attempted else "unexpected"
+    if task.broadcast:
+        return _fate_of_broadcast(task, spot, sight.meant_for(task))
     if not _FINAL.isdisjoint(task.ends):
         return _end(task)
-    if "discarded" in task.ends and not message:
+    return _open(task, spot)
+
+
+def _open(task: _Seen, spot: _Whereabouts) -> str:
+    """The fate of a task that has not ended."""
+    if ("discarded" in task.ends and not spot.message) or spot.place == "revoked":
         return "discarded"
-    return message or ("lost" if task.accepted else "refused")
+    return spot.message or ("lost" if task.accepted else "refused")
 
 
 def _end(task: _Seen) -> str:
@@ -342,6 +388,17 @@ def _end(task: _Seen) -> str:
     if any(number > task.attempted.get(key, 0) for key, number in task.started.items()):
         return "duplicated"
     return "done" if "finished" in task.ends else "failed"
+
+
+def _fate_of_broadcast(task: _Seen, spot: _Whereabouts, meant_for: set[str]) -> str:
+    """Done is: once for each publish, on each worker that was subscribed at that moment."""
+    publishes = sum(task.attempted.values())
+    if any(starts > publishes for starts in task.by.values()):
+        return "duplicated"
+    ends = sum(task.ends.get(end, 0) for end in _FINAL)
+    if not meant_for - set(task.by) and task.by and ends >= sum(task.by.values()):
+        return "failed" if "failed" in task.ends else "done"
+    return _open(task, spot)
 
 
 def _return(
@@ -366,17 +423,21 @@ def _return(
     return earliest, min(sweeps, default=math.inf)
 
 
-def _doubts(
-    table: pd.DataFrame, history: History, census: Census | None, out_of_time: bool
-) -> list[str]:
-    """Why nothing can be said of this run."""
-    doubts = []
+def _void(history: History, census: Census | None) -> list[str]:
+    """Why nothing can be said of this run at all."""
+    void = []
     if census is None:
-        doubts.append("the broker does not answer, so nothing could be counted")
+        void.append("the broker does not answer, so nothing could be counted")
     if not history.of("attempted"):
-        doubts.append("no task was published")
+        void.append("no task was published")
     if history.torn or history.missing:
-        doubts.append(f"{history.torn + history.missing} ledger lines are missing or torn")
+        void.append(f"{history.torn + history.missing} ledger lines are missing or torn")
+    return void
+
+
+def _doubts(table: pd.DataFrame, out_of_time: bool) -> list[str]:
+    """What keeps a run from a good verdict, and hides no certain loss or repetition."""
+    doubts = []
     if unexpected := table["fate"].eq("unexpected").sum():
         doubts.append(f"{unexpected} tasks came from somebody else")
     if out_of_time:
@@ -384,20 +445,20 @@ def _doubts(
     return doubts
 
 
-def _verdict(table: pd.DataFrame, doubts: list[str]) -> tuple[str, list[str]]:
-    if doubts:
-        return "inconclusive", doubts
-    count = Counter(table["fate"])
-    if broken := [f"{fate} {count[fate]}" for fate in SILENT if count[fate]]:
-        return "broke", broken
-    if undecided := _undecided(table, count):
+def _verdict(certain: Counter[str], void: list[str], undecided: list[str]) -> tuple[str, list[str]]:
+    """A certain loss or repetition outweighs what is still undecided, which stands beside it."""
+    if void:
+        return "inconclusive", void
+    if broken := [f"{fate} {certain[fate]}" for fate in SILENT if certain[fate]]:
+        return "broke", broken + undecided
+    if undecided:
         return "inconclusive", undecided
     return "survived", ["every accepted task ended, or somebody was told"]
 
 
-def _undecided(table: pd.DataFrame, count: Counter[str]) -> list[str]:
+def _undecided(table: pd.DataFrame) -> list[str]:
     """What may still happen to tasks of this run."""
-    reasons = []
+    count, reasons = Counter(table["fate"]), []
     if count["queued"]:
         reasons.append(f"{count['queued']} tasks wait in a queue")
     if count["held"]:

@@ -25,7 +25,11 @@ class Ledger:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._numbers = itertools.count()
+        self._open()
+
+    def _open(self) -> None:
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._pid = os.getpid()
 
     def append(self, event: str, task_id: str | None = None, **details: Any) -> None:
         """Write one event. Raises StackError when the disk is full.
@@ -33,9 +37,13 @@ class Ledger:
         `at` is monotonic time and `wall` the time of day, both in seconds; `n` numbers the lines
         of a process, so that a missing one shows.
         """
+        if (pid := os.getpid()) != self._pid:
+            # A fork may have closed what it inherited (`celery/beat.py: _Process.run`), and the
+            # number may be somebody else's by now.
+            self._open()
         # Half of it by hand: this runs three times a task inside the worker under study.
         head = f'{{"event":"{event}","at":{time.monotonic():.6f},"wall":{time.time():.6f}'
-        rest = _encode({"id": task_id, "pid": os.getpid(), "n": next(self._numbers), **details})
+        rest = _encode({"id": task_id, "pid": pid, "n": next(self._numbers), **details})
         # A new line on both sides: a line torn by a crash spoils itself and not its neighbour.
         line = f"\n{head},{rest[1:]}\n".encode()
         try:

@@ -11,16 +11,17 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pandas as pd
 import redis
 from celery import Celery
+from kombu.transport.redis import Channel
 
-# kombu keeps one list a priority step: `celery`, `celery\x06\x163`, ... (`Channel._q_for_pri`).
-PRIORITY_MARK = "\x06\x16"
+from helpers.brokers.redis_keys import KeyNames
 
 
 class HasClient(Protocol):
@@ -51,7 +52,7 @@ def keys(server: HasClient, db: int = 0) -> pd.DataFrame:
             answers = pipe.execute(raise_on_error=False)
             rows += [_key_row(answers[i : i + 4]) for i in range(0, len(answers), 4)]
     table = pd.DataFrame(rows, columns=["type", "bytes", "idle", "expires_in"])
-    table.insert(0, "key", [name.replace(PRIORITY_MARK, "\\x06\\x16") for name in names])
+    table.insert(0, "key", [name.replace(Channel.sep, "\\x06\\x16") for name in names])
     return table[table["type"] != "none"].set_index("key")  # none: it went while we looked
 
 
@@ -67,50 +68,111 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def messages(server: HasClient, db: int = 0) -> dict[str, list[dict[str, Any]]]:
-    """The waiting messages of each queue, undecoded; the next to be taken comes first."""
-    found: dict[str, list[dict[str, Any]]] = {}
+@dataclass(frozen=True)
+class Waiting:
+    """One list of a broker: a queue has one for each of its priorities."""
+
+    key: str
+    queue: str
+    priority: int
+    messages: list[dict[str, Any]]
+
+
+def lists(server: HasClient, db: int = 0) -> list[Waiting]:
+    """The lists that hold messages of kombu, which has the next to be taken come first."""
+    found = []
     with reader(server, db) as client:
-        for name in sorted(client.scan_iter(_type="list", count=1000)):
-            waiting = []
-            for raw in client.lrange(name, 0, -1):
-                try:
-                    message = json.loads(raw)
-                    message["headers"], message["properties"]  # a Celery message has both
-                except (ValueError, TypeError, KeyError):
-                    continue  # somebody else's list
-                waiting.append(message)
+        kinds = _key_names(server)
+        known = {kind: _bound(client, kind) for kind in kinds if kind.sep != Channel.sep}
+        for key in sorted(client.scan_iter(_type="list", count=1000)):
+            # LPUSH on one end, BRPOP from the other.
+            waiting = list(filter(None, map(_message, client.lrange(key, 0, -1))))[::-1]
+            # Of two applications, the one whose prefix says more about the key.
+            kind = max(kinds, key=lambda kind: len(kind.prefix) * key.startswith(kind.prefix))
             if waiting:
-                found[name] = waiting[::-1]  # LPUSH on one end, BRPOP from the other
+                found.append(Waiting(key, *kind.queue(key, known.get(kind, ())), waiting))
     return found
+
+
+def _key_names(server: HasClient) -> Collection[KeyNames]:
+    """What the applications of this server call their keys, as far as it was told."""
+    return getattr(server, "key_names", ()) or (KeyNames(),)
+
+
+def _bound(client: Any, kind: KeyNames) -> set[str]:
+    """Names of the queues that are bound to an exchange (`Channel._queue_bind`)."""
+    pattern = kind.key(Channel.keyprefix_queue % "*")
+    bindings = (b for key in client.scan_iter(pattern, _type="set") for b in client.smembers(key))
+    return {binding.rpartition(kind.sep)[2] for binding in bindings}
+
+
+def _message(raw: str) -> dict[str, Any] | None:
+    """A message of kombu; None for what is somebody else's."""
+    try:
+        message = json.loads(raw)
+        message["headers"], message["properties"]  # a message of kombu has both
+    except (ValueError, TypeError, KeyError):
+        return None
+    return dict(message)
+
+
+def task_of(message: dict[str, Any]) -> tuple[str, str] | tuple[None, None]:
+    """The id and the name of the task that a message asks for; None for what is no task.
+
+    Protocol 2 has them in its headers, protocol 1 in its body (`celery/app/amqp.py: as_task_v1`).
+    """
+    headers = message["headers"] or {}
+    if "id" in headers and "task" in headers:
+        return headers["id"], headers["task"]
+    try:
+        body = decode(message)["body"]
+        return body["id"], body["task"]
+    except (ValueError, TypeError, KeyError):
+        return None, None  # a pickle is not opened: it runs code
+
+
+def messages(server: HasClient, db: int = 0) -> dict[str, list[dict[str, Any]]]:
+    """The waiting messages of each list, undecoded; the next to be taken comes first."""
+    return {waiting.key: waiting.messages for waiting in lists(server, db)}
 
 
 def depth(server: HasClient, db: int = 0) -> pd.DataFrame:
     """Messages that wait in each queue, with one row for each priority list."""
-    rows = []
-    for name, waiting in messages(server, db).items():
-        queue, _, priority = name.partition(PRIORITY_MARK)
-        rows.append([queue, int(priority or 0), len(waiting)])
+    rows = [[own.queue, own.priority, len(own.messages)] for own in lists(server, db)]
     return pd.DataFrame(rows, columns=["queue", "priority", "waiting"])
 
 
-def unacked(server: HasClient, db: int = 0) -> pd.DataFrame:
-    """Messages that a worker took and has not acknowledged: delivery tag, task, age in seconds."""
+def held(server: HasClient, db: int = 0) -> Iterator[tuple[str, dict[str, Any], str, float]]:
+    """Each message that a worker has and has not acknowledged: tag, message, routing key, since.
+
+    `since` is the time of day at which it was taken. NaN: its score is gone from the index, and
+    nothing will ever bring it back.
+    """
     with reader(server, db) as client:
-        # At once, or a message that comes between would have no score. Not with MULTI: a full Redis
-        # refuses to queue even a reading command (`server.c: processCommand`, reject_cmd_on_oom).
-        pipe: Any = client.pipeline(transaction=False)
-        pipe.hgetall("unacked").zrange("unacked_index", 0, -1, withscores=True)
-        held, scores = pipe.execute()
-    index = dict(scores)
+        for kind in _key_names(server):
+            # At once, or a message that comes between would have no score. Not with MULTI: a full
+            # Redis refuses to queue even a reading command (`server.c: processCommand`,
+            # reject_cmd_on_oom).
+            pipe = client.pipeline(transaction=False)
+            pipe.hgetall(kind.key(kind.unacked))
+            pipe.zrange(kind.key(kind.index), 0, -1, withscores=True)
+            entries, scores = pipe.execute()
+            index = dict(scores)
+            for tag, raw in entries.items():
+                message, _exchange, routing_key = json.loads(raw)
+                yield tag, message, routing_key, index.get(tag, float("nan"))
+
+
+def unacked(server: HasClient, db: int = 0) -> pd.DataFrame:
+    """Messages that a worker took and has not acknowledged: delivery tag, task, age in seconds.
+
+    A message that is no task has no id.
+    """
     now = time.time()
-    rows = []
-    for tag, raw in held.items():
-        message, _exchange, queue = json.loads(raw)
-        headers = message["headers"]
-        # No score: unacked_index was lost, and nothing will ever bring this message back.
-        since = index.get(tag, float("nan"))
-        rows.append([tag, headers["id"], headers["task"], queue, since, now - since])
+    rows = [
+        [tag, *task_of(message), queue, since, now - since]
+        for tag, message, queue, since in held(server, db)
+    ]
     return pd.DataFrame(rows, columns=["tag", "id", "task", "queue", "since", "age"])
 
 

@@ -1,7 +1,7 @@
 """Heal, drain, count: waits until nothing moves, then asks the broker what it still has."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from helpers.brokers import Broker
@@ -60,17 +60,28 @@ def settle(stack: Settling, timeout: float, quiet: float) -> Outcome:
             if not (_unnoticed(outcome, now - begin) or _will_move(outcome, returns - now)):
                 return outcome
             if now >= deadline:
-                return count(stack, out_of_time=True)
+                lost = outcome.table.index[outcome.table["fate"] == "lost"]
+                time.sleep(0.1)  # for a message that is just on its way
+                return count(stack, out_of_time=True, lost_before=lost)
 
 
-def count(stack: Settling, out_of_time: bool = False) -> Outcome:
-    """The outcome as of now. `out_of_time` says that tasks were still moving."""
+def count(
+    stack: Settling, *, out_of_time: bool = False, lost_before: Collection[str] = ()
+) -> Outcome:
+    """The outcome as of now. The options say how the drain had to end, as in `classify`."""
     # A task crosses from the broker into the ledger. With the census first it may be seen twice on
     # its way, but never nowhere.
     seen = census(stack)
     history = stack.ledger.read()
     errors = sum(len(worker.log.errors) for worker in stack.workers)
-    return classify(history, seen, title=stack.name, log_errors=errors, out_of_time=out_of_time)
+    return classify(
+        history,
+        seen,
+        title=stack.name,
+        log_errors=errors,
+        out_of_time=out_of_time,
+        lost_before=lost_before,
+    )
 
 
 def _wait_for_silence(ledger: Ledger, deadline: float, status: Status) -> None:
@@ -115,9 +126,12 @@ def census(stack: Settling) -> Census | None:
     least once.
     """
     live: set[int] = set()
+    exits: dict[str, int] = {}
     for worker in stack.workers:
-        if worker.alive:
+        if (code := worker.exit_code) is None:
             live |= {worker.pid, *worker.children()}
+        else:
+            exits[worker.name] = code
     try:
         before = stack.broker.unacked()
         queued = stack.broker.queued()
@@ -127,4 +141,4 @@ def census(stack: Settling) -> Census | None:
     back = {task_id for ids in queued.values() for task_id in ids}
     unacked = {entry.tag: entry for entry in before if entry.task_id not in back}
     unacked |= {entry.tag: entry for entry in after}
-    return Census(time.time(), queued, list(unacked.values()), frozenset(live))
+    return Census(time.time(), queued, list(unacked.values()), frozenset(live), exits)

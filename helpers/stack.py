@@ -22,7 +22,7 @@ from helpers.brokers.redis import RedisServer
 from helpers.deliveries import deliveries
 from helpers.errors import AnotherBroker, StackError
 from helpers.fates import Outcome
-from helpers.ledger import Ledger
+from helpers.ledger import Event, Ledger
 from helpers.process import Process, poll
 from helpers.settle import settle
 from helpers.status import Status
@@ -176,16 +176,18 @@ class Stack:
         )
         self.workers.append(worker)
         try:
-            worker.wait_until(lambda: self._is_ready(worker), "ready", timeout)
+            worker.wait_until(lambda: bool(self._ready(worker)), "ready", timeout)
         except BaseException:
             worker.kill()
             raise
         worker.seconds_to_ready = time.monotonic() - started
+        for event in self._ready(worker):
+            self.broker.learn(event["transport_options"])
         return worker
 
-    def _is_ready(self, worker: Worker) -> bool:
-        """By its own word in the ledger: what it logs, and where, is the application's affair."""
-        return any(event["pid"] == worker.pid for event in self.ledger.of("ready"))
+    def _ready(self, worker: Worker) -> list[Event]:
+        """Its own word in the ledger: what it logs, and where, is the application's affair."""
+        return [event for event in self.ledger.of("ready") if event["pid"] == worker.pid]
 
     def _only_application(self) -> str:
         files = sorted(path.stem for path in self.directory.glob("*.py"))
@@ -245,6 +247,7 @@ class Stack:
         for setting in _ADDRESSES:
             app.conf[setting] = self.broker.broker_url
         add_transport_options(app, self.broker.broker_transport_options)
+        self.broker.learn(app.conf.broker_transport_options)
         app.conf.result_backend = self.backend_url
         watch_publishes(app, self.ledger)
         self._apps.append(app)

@@ -26,6 +26,8 @@ HOUSEKEEPING |= {"SELECT"}
 # `maybe_restore_messages`).
 _TIMERS = ("_kombu.binding_deadlines", "unacked_mutex", "ZRANGE unacked_index")
 
+_SELF = "this process"
+
 # (sender, command, pattern of the key) -> what it is for. The first match wins.
 _STEPS = [
     ("producer", "LPUSH", "", "publish: put the message into the queue"),
@@ -65,7 +67,7 @@ class Wire:
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        self._owners: dict[int, str] = {}
+        self._owners: dict[tuple[int, int], str] = {}
         self.servers = list({id(s): s for s in (stack.redis, stack.results)}.values())
         self._seen: list[list[dict[str, str]]] = [[] for _ in self.servers]
         self.ready = threading.Barrier(len(self.servers) + 1)
@@ -78,13 +80,14 @@ class Wire:
                 if stop in seen["command"]:
                     return
                 if seen["client_type"] != "lua":  # the owner may be gone when somebody asks later
-                    self._owner(seen["client_port"])
+                    self._owner(number, seen["client_port"])
                 self._seen[number].append(seen)
 
-    def _owner(self, port: str) -> str:
-        if (number := int(port)) not in self._owners:
-            self._owners[number] = _owner_of_port(self._stack, number)
-        return self._owners[number]
+    def _owner(self, number: int, port: str) -> str:
+        ends = int(port), self.servers[number].port
+        if ends not in self._owners:
+            self._owners[ends] = _owner_of_connection(self._stack, *ends)
+        return self._owners[ends]
 
     @property
     def table(self) -> pd.DataFrame:
@@ -116,11 +119,12 @@ class Wire:
     def _unit(self, number: int, unit: list[dict[str, str]]) -> Iterator[list[object]]:
         by_clock = any(timer in seen["command"] for seen in unit for timer in _TIMERS)
         # The commands of a script count for the client that called it.
-        owner = next((self._owner(s["client_port"]) for s in unit if s["client_type"] != "lua"), "")
+        callers = (s["client_port"] for s in unit if s["client_type"] != "lua")
+        owner = next((self._owner(number, port) for port in callers), "")
         for seen in unit:
             of_results = number == 1 or (len(self.servers) == 1 and str(seen["db"]) != "0")
             source = "worker" if owner.startswith("worker") else owner
-            if owner == "this process":
+            if owner == _SELF:
                 source = "result reader" if of_results else "producer"
             command, _, rest = seen["command"].partition(" ")
             command, key = command.upper(), rest.partition(" ")[0]
@@ -130,8 +134,9 @@ class Wire:
             yield [float(seen["time"]), source, database, command, key, step, cause]
 
 
-def _owner_of_port(stack: Stack, port: int) -> str:
-    owners = {os.getpid(): "this process"}
+def _owner_of_connection(stack: Stack, port: int, server: int) -> str:
+    """Who connects from `port` to `server`: the same port can lead to several servers."""
+    owners = {os.getpid(): _SELF}
     for worker in stack.workers:
         # The parent first: a child inherits its parent's sockets and does not use them.
         owners |= dict.fromkeys([worker.pid, *worker.children()], worker.name)
@@ -140,7 +145,7 @@ def _owner_of_port(stack: Stack, port: int) -> str:
             connections = psutil.Process(pid).net_connections(kind="tcp")
         except psutil.Error:
             continue
-        if any(connection.laddr and connection.laddr.port == port for connection in connections):
+        if any(c.raddr and (c.laddr.port, c.raddr.port) == (port, server) for c in connections):
             return owner
     return "unknown"
 

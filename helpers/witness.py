@@ -7,12 +7,15 @@ its own for `app.amqp` and for the transport's `Channel.QoS`.
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import Celery, bootsteps, current_app, signals, states
+from celery.concurrency import solo
+from celery.worker import state as worker
 from kombu.transport import redis
 from kombu.utils.objects import cached_property
 
@@ -42,7 +45,7 @@ def watch_publishes(app: Celery, ledger: Ledger) -> None:
 
         @cached_property
         def send_task_message(self) -> Callable[..., Any]:
-            return _witnessed(super().send_task_message, ledger)
+            return _witnessed(super().send_task_message, ledger, lambda o: _broadcast(self, o))
 
     amqp = WitnessedAMQP(app)
     # A worker has chosen its queues by now (`celery/worker/worker.py: setup_queues`). The sender is
@@ -52,13 +55,31 @@ def watch_publishes(app: Celery, ledger: Ledger) -> None:
     app.amqp = amqp
 
 
-def _witnessed(send: Callable[..., Any], ledger: Ledger) -> Callable[..., Any]:
+def _broadcast(amqp: Any, options: Mapping[str, Any]) -> str:
+    """The fanout exchange to which a publish with these options goes; empty if it goes to a queue.
+
+    As `celery/app/amqp.py: AMQP.send_task_message` finds it: the queue's, or the one that is named.
+    """
+    queue, exchange = options.get("queue"), options.get("exchange")
+    if queue is not None and exchange is None:
+        exchange = (amqp.queues[queue] if isinstance(queue, str) else queue).exchange
+    if isinstance(exchange, str):
+        known = {own.exchange.name: own.exchange for own in amqp.queues.values() if own.exchange}
+        declared = [one for one in options.get("declare") or () if one.name == exchange]
+        exchange = next(iter(declared), known.get(exchange))
+    return exchange.name if exchange is not None and exchange.type == "fanout" else ""
+
+
+def _witnessed(
+    send: Callable[..., Any], ledger: Ledger, broadcast: Callable[[Mapping[str, Any]], str]
+) -> Callable[..., Any]:
     def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
         about = message.headers or message.body  # protocol 2, protocol 1
         task_id, retries = about["id"], about["retries"]
         # What `charge(3)` was called with, as Celery itself writes it into the message.
         args = about.get("argsrepr")
-        ledger.append("attempted", task_id, task=name, retries=retries, args=args)
+        more = {"broadcast": exchange} if (exchange := broadcast(options)) else {}
+        ledger.append("attempted", task_id, task=name, retries=retries, args=args, **more)
         try:
             result = send(producer, name, message, **options)
         except BaseException as error:
@@ -73,8 +94,9 @@ def _witnessed(send: Callable[..., Any], ledger: Ledger) -> Callable[..., Any]:
 def watch_worker(app: Celery, ledger: Ledger) -> None:
     """Record what this worker process receives, starts, finishes, retries, fails and drops."""
     _watch_tasks(ledger)
-    _watch_refusals(app, ledger)
+    _watch_consumer(app, ledger)
     _watch_returns(ledger)
+    _watch_revokes(ledger)
 
 
 def _watch_tasks(ledger: Ledger) -> None:
@@ -83,8 +105,7 @@ def _watch_tasks(ledger: Ledger) -> None:
 
     @signals.worker_ready.connect(**connect)
     def ready(sender: Any, **_: Any) -> None:
-        queues = sorted(sender.app.amqp.queues.consume_from)
-        ledger.append("ready", worker=_short(sender.hostname), queues=queues, **_sweep(sender))
+        ledger.append("ready", **_about(sender))
 
     @signals.task_received.connect(**connect)
     def received(request: Any, **_: Any) -> None:
@@ -93,6 +114,7 @@ def _watch_tasks(ledger: Ledger) -> None:
             request.id,
             task=request.name,
             worker=_short(request.hostname),
+            waits=bool(request.eta),
             **_delivery(request.message),
         )
 
@@ -142,10 +164,16 @@ def _watch_tasks(ledger: Ledger) -> None:
         _discarded(ledger, message, f"unreadable message: {exc!r}")
 
 
-def _watch_refusals(app: Celery, ledger: Ledger) -> None:
-    """A refused content type sends no signal (`celery/worker/consumer/consumer.py`)."""
+def _watch_consumer(app: Celery, ledger: Ledger) -> None:
+    """What no signal tells of the worker's consumer (`celery/worker/consumer/consumer.py`).
 
-    class Refusals(bootsteps.StartStopStep):
+    That it refused a content type, that it lost its connection (and forgets what it was handed),
+    that it has one again, and that remote control made it take up or give up a queue.
+    """
+
+    class Watched(bootsteps.StartStopStep):
+        requires = ("celery.worker.consumer:Tasks",)
+
         def __init__(self, consumer: Any, **options: Any) -> None:
             told = consumer.on_decode_error
 
@@ -154,9 +182,45 @@ def _watch_refusals(app: Celery, ledger: Ledger) -> None:
                 _discarded(ledger, message, f"refused content: {error!r}")
 
             consumer.on_decode_error = on_decode_error
+            for change in ("add_task_queue", "cancel_task_queue"):
+                setattr(consumer, change, _then(getattr(consumer, change), tell(consumer)))
             super().__init__(consumer, **options)
 
-    app.steps["consumer"].add(Refusals)
+        def start(self, consumer: Any) -> None:
+            ledger.append("connected", **_about(consumer))
+
+        def stop(self, consumer: Any) -> None:
+            if not (worker.should_stop or worker.should_terminate):  # else it shuts down
+                ledger.append("disconnected", worker=_short(consumer.hostname))
+
+    def tell(consumer: Any) -> Callable[[], None]:
+        return lambda: ledger.append("consuming", **_about(consumer))
+
+    app.steps["consumer"].add(Watched)
+
+
+def _then(act: Callable[..., Any], tell: Callable[[], None]) -> Callable[..., Any]:
+    def both(*arguments: Any, **options: Any) -> Any:
+        result = act(*arguments, **options)
+        tell()
+        return result
+
+    return both
+
+
+def _watch_revokes(ledger: Ledger) -> None:
+    """A revoke is only remembered, in each worker, until the message comes or its time does.
+
+    `celery/worker/control.py: _revoke`. The signal task_revoked is sent when the task is dropped.
+    """
+    update = worker.revoked.update
+
+    def remembered(ids: Any) -> None:
+        update(ids)
+        for task_id in [ids] if isinstance(ids, str) else ids:
+            ledger.append("revoked", task_id)
+
+    worker.revoked.update = remembered
 
 
 def _watch_returns(ledger: Ledger) -> None:
@@ -198,8 +262,24 @@ def _watch_returns(ledger: Ledger) -> None:
 
 
 def _discarded(ledger: Ledger, message: Any, why: str) -> None:
-    headers = message.headers or {}
-    ledger.append("discarded", headers.get("id"), task=headers.get("task"), why=why)
+    headers, properties = message.headers or {}, message.properties or {}
+    task_id = headers.get("id") or properties.get("correlation_id")  # protocol 2, protocol 1
+    ledger.append("discarded", task_id, task=headers.get("task"), why=why)
+
+
+def _about(consumer: Any) -> dict[str, Any]:
+    """Who consumes what, as of now, and when it puts back what it was not told of."""
+    queues = consumer.app.amqp.queues.consume_from
+    fanout = {q.exchange.name for q in queues.values() if q.exchange.type == "fanout"}
+    return {
+        "worker": _short(consumer.hostname),
+        "queues": sorted(queues),
+        "broadcasts": sorted(fanout),
+        # A pool without this gets each task at once (`celery/worker/worker.py: _process_task_sem`).
+        "takes_all": not (consumer.pool.uses_semaphore or isinstance(consumer.pool, solo.TaskPool)),
+        "transport_options": dict(consumer.app.conf.broker_transport_options),
+        **_sweep(consumer),
+    }
 
 
 def _short(hostname: str) -> str:
@@ -219,15 +299,17 @@ def _delivery(message: Any) -> dict[str, Any]:
 def _sweep(consumer: Any) -> dict[str, Any]:
     """How long this worker leaves a message in `unacked`, and how often it looks, in seconds.
 
-    `kombu/transport/redis.py: QoS.restore_visible` and `Transport.register_with_event_loop`.
-    Empty for a transport that has no such clock.
+    `kombu/transport/redis.py: QoS.restore_visible` and `Transport.register_with_event_loop`: a pool
+    without an event loop (gevent, eventlet) never looks. Empty for a transport without such a
+    clock.
     """
-    channel = consumer.task_consumer.channel
+    channel = consumer.connection.default_channel
     if not hasattr(channel, "visibility_timeout"):
         return {}
+    period = channel.unacked_restore_interval * channel.unacked_restore_throttle
     return {
         "visibility_timeout": float(channel.visibility_timeout),
-        "sweep_period": float(channel.unacked_restore_interval * channel.unacked_restore_throttle),
+        "sweep_period": math.inf if consumer.hub is None else float(period),
     }
 
 

@@ -1,11 +1,15 @@
 """The lens: on fakeredis where it is faithful, on a real server for the rest."""
 
 import json
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import fakeredis
 import pytest
@@ -180,3 +184,35 @@ def test_a_full_server_can_be_read(stack: Stack) -> None:
     assert list(lens.depth(stack.redis)["waiting"]) == [1]
     assert set(lens.unacked(stack.redis)["id"]) <= {nap.id}
     assert stack.settle(timeout=1).counts["queued"] == 1, waiting.id
+
+
+CONNECT = """
+import socket, sys
+own = socket.socket()
+own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+own.bind(("127.0.0.1", int(sys.argv[1])))
+own.connect(("127.0.0.1", int(sys.argv[2])))
+print("connected", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_port_can_lead_to_two_servers() -> None:
+    """An old connection of this process is no command of a worker that has the same port."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as old,
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket() as own,
+    ):
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        own.bind(("127.0.0.1", 0))
+        own.connect(old.getsockname())
+        port, place = own.getsockname()[1], server.getsockname()[1]
+        command = [sys.executable, "-c", CONNECT, str(port), str(place)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+            assert worker.stdout and worker.stdout.readline() == b"connected\n"
+            child = SimpleNamespace(pid=worker.pid, children=lambda: [], name="worker1")
+            stack = cast(Stack, SimpleNamespace(workers=[child]))
+            assert wire._owner_of_connection(stack, port, place) == "worker1"
+            assert wire._owner_of_connection(stack, port, old.getsockname()[1]) == "this process"
+            worker.communicate()

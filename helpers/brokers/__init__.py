@@ -34,14 +34,18 @@ class Broker(Protocol):
     def version(self) -> str:
         """Product and version, for stored runs."""
 
-    def queued(self) -> Mapping[str, Sequence[str]]:
+    def learn(self, transport_options: Mapping[str, Any]) -> None:
+        """Be told how an application that uses it is configured: names may depend on it."""
+
+    def queued(self) -> Mapping[str, Sequence[str | None]]:
         """Ids of the tasks whose messages wait, by the queue that a worker consumes.
 
-        Raises BrokerSilent when it does not answer.
+        None stands for a message that is no task: it is somebody else's. Raises BrokerSilent when
+        it does not answer.
         """
 
     def unacked(self) -> Sequence[Unacked]:
         """What workers took and have not acknowledged, as far as the broker knows of it.
 
-        Raises BrokerSilent when it does not answer.
+        A message that is no task has no id. Raises BrokerSilent when the broker does not answer.
         """

@@ -15,6 +15,7 @@ from typing import Any
 import redis
 
 from helpers import lens
+from helpers.brokers.redis_keys import KeyNames
 from helpers.errors import BrokerSilent, StackError
 from helpers.fates import Unacked
 from helpers.process import Process
@@ -59,6 +60,7 @@ class RedisServer(Process):
         self.config = {"save": "", **(config or {})}
         if taken := sorted(set(self.config) & set(OURS)):
             raise StackError(f"{', '.join(taken)}: the stack sets this itself, leave it out")
+        self.key_names: list[KeyNames] = []
         self._directory = directory
         self._password = secrets.token_urlsafe(18)
         # Somebody else can take the port between our choice and the server's start. Then the
@@ -129,17 +131,22 @@ class RedisServer(Process):
         """This server."""
         return [self]
 
-    def queued(self) -> dict[str, list[str]]:
+    def learn(self, options: Mapping[str, Any]) -> None:
+        """Remember what an application calls its keys, from its `broker_transport_options`."""
+        names = KeyNames.of(options)
+        if names not in self.key_names:
+            self.key_names.append(names)
+
+    def queued(self) -> dict[str, list[str | None]]:
         """Ids of the waiting tasks by queue, all its priorities together.
 
         Raises BrokerSilent when the server does not answer.
         """
+        found: dict[str, list[str | None]] = {}
         with _answering():
-            waiting = lens.messages(self)
-        found: dict[str, list[str]] = {}
-        for name, messages in waiting.items():
-            queue, _, _ = name.partition(lens.PRIORITY_MARK)
-            found.setdefault(queue, []).extend(message["headers"]["id"] for message in messages)
+            for own in lens.lists(self):
+                ids = found.setdefault(own.queue, [])
+                ids += [lens.task_of(message)[0] for message in own.messages]
         return found
 
     def unacked(self) -> list[Unacked]:

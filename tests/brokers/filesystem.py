@@ -1,6 +1,7 @@
 """A second broker, for tests: kombu's `filesystem://`, which has no server and no `unacked`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ class Filesystem:
             "control_folder": str(home / "control"),
         }
         self.processes: list[Process] = []
+
+    def learn(self, transport_options: Mapping[str, Any]) -> None:
+        """Its names are its own."""
 
     def queued(self) -> dict[str, list[str]]:
         """A worker moves a file out before it reads it, so what is there waits."""
