@@ -127,11 +127,13 @@ def census(stack: Settling) -> Census | None:
     """
     live: set[int] = set()
     exits: dict[str, int] = {}
+    ended: dict[int, float] = {}
     for worker in stack.workers:
         if (code := worker.exit_code) is None:
             live |= {worker.pid, *worker.children()}
         else:
             exits[worker.name] = code
+            ended[worker.pid] = worker.ended_at or 0.0
     try:
         before = stack.broker.unacked()
         queued = stack.broker.queued()
@@ -141,4 +143,4 @@ def census(stack: Settling) -> Census | None:
     back = {task_id for ids in queued.values() for task_id in ids}
     unacked = {entry.tag: entry for entry in before if entry.task_id not in back}
     unacked |= {entry.tag: entry for entry in after}
-    return Census(time.time(), queued, list(unacked.values()), frozenset(live), exits)
+    return Census(time.time(), queued, list(unacked.values()), frozenset(live), exits, ended)
