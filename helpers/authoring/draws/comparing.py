@@ -1,0 +1,94 @@
+"""Both answers side by side: what the outcome says that the truth does not."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from helpers.authoring.draws.drawing import Draw
+from helpers.authoring.draws.oracle import Truth, truths, verdicts
+from helpers.authoring.draws.scene import Seen, run
+
+
+@dataclass
+class Report:
+    """The comparison of one draw."""
+
+    literal: str
+    seed: str = ""
+    tasks: int = 0
+    undecided: list[str] = field(default_factory=list)  # why, one for each such task
+    verdict_undecided: bool = False
+    wrong: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    logs: dict[str, str] = field(default_factory=dict)
+    sentence: str = ""
+    fates: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}", f"draw {self.literal}", f"said {self.sentence}"]
+        lines += [f"  wrong: {one}" for one in self.wrong]
+        lines += [f"  note: {one}" for one in self.notes]
+        lines += [f"--- {name}\n{log}" for name, log in self.logs.items()]
+        return "\n".join(lines)
+
+
+def judge(draw: Draw, seed: str = "") -> Report:
+    """Run a draw and compare. What raises is a disagreement too."""
+    report = Report(draw.literal, seed, len(draw.tasks))
+    try:
+        # A lost child is noticed after 10 to 16 seconds.
+        seen = run(draw, 18 if draw.fault == "kill child" else 3)
+    except Exception as error:
+        report.wrong = [f"it raised {error!r}"]
+        return report
+    return compare(report, seen)
+
+
+def compare(report: Report, seen: Seen) -> Report:
+    """Fill in the report."""
+    found = truths(seen.kinds, seen.before, seen.answers, seen.after)
+    report.sentence, report.notes, report.logs = seen.outcome.sentence, seen.notes, seen.logs
+    report.undecided = [truth.why for truth in found.values() if truth.fate is None]
+    report.fates = dict(Counter(truth.fate for truth in found.values() if truth.fate))
+    report.wrong = _rows(seen, found) + _whole(seen, found)
+    report.verdict_undecided = len(verdicts(found)) > 1
+    return report
+
+
+def _rows(seen: Seen, found: dict[str, Truth]) -> list[str]:
+    table, wrong = seen.outcome.table, []
+    if missing := set(found) - set(table.index):
+        wrong.append(f"it has no row for {sorted(missing)}")
+    for task_id, truth in found.items():
+        if task_id in missing or truth.fate is None:
+            continue
+        row, lines = table.loc[task_id], seen.after.lines
+        told = f"{seen.kinds[task_id]} {task_id}"
+        if row["fate"] != truth.fate:
+            wrong.append(f"{told} is {row['fate']} ({row['where']}), and in truth {truth.fate}")
+        for column, word in (("starts", "start"), ("finishes", "end")):
+            number = sum(line.id == task_id and line.what == word for line in lines)
+            if row[column] != number:
+                wrong.append(f"{told} has {row[column]} {column}, and in truth {number}")
+        if truth.consumed is not None and bool(row["consumed"]) != truth.consumed:
+            wrong.append(f"{told}: consumed is {row['consumed']}, and in truth {truth.consumed}")
+        if not row["accepted"]:
+            wrong.append(f"{told} is not accepted, and its publish returned")
+    return wrong
+
+
+def _whole(seen: Seen, found: dict[str, Truth]) -> list[str]:
+    outcome, wrong = seen.outcome, []
+    allowed = verdicts(found)
+    if outcome.verdict not in allowed:
+        wrong.append(
+            f"the verdict is {outcome.verdict} ({outcome.reasons}), and in truth {allowed}"
+        )
+    if extra := set(outcome.table.index) - set(found):
+        wrong.append(f"it has rows of nobody: {sorted(map(str, extra))}")
+    if outcome.foreign != seen.after.foreign:
+        wrong.append(f"foreign messages: {outcome.foreign}, and in truth {seen.after.foreign}")
+    gone = {name for name, alive in seen.alive.items() if not alive}
+    if set(outcome.exits) != gone:
+        wrong.append(f"ended workers: {sorted(outcome.exits)}, and in truth {sorted(gone)}")
+    return wrong

@@ -1,0 +1,269 @@
+"""Runs one draw through `Stack`, and looks at it with the oracle before it goes."""
+
+import os
+import signal
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import psutil
+import redis
+
+from helpers.authoring.draws.drawing import FAR, Draw, Task
+from helpers.authoring.draws.oracle import Answers, Look, Oracle, lives, wait_until
+from helpers.fates import Outcome
+from helpers.stack import Stack
+from helpers.worker import Worker
+
+FOREIGN = "somebody"  # a queue of another application
+
+_APPLICATION = '''\
+import os, time
+from celery import Celery
+
+app = Celery("drawn")
+app.conf.update({conf!r})
+NOTES = {notes!r}
+
+
+def note(task, what):
+    """One line, whole: it is there whatever happens to the process next."""
+    file = os.open(NOTES, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    line = f"{{what}} {{task.request.id}} {{os.getpid()}} {{task.request.retries}}\\n"
+    os.write(file, line.encode())
+    os.close(file)
+
+
+def work(task, seconds, kind):
+    note(task, "start")
+    try:
+        time.sleep(seconds)
+    except BaseException:
+        note(task, "broken")
+        raise
+    if kind == "fail":
+        note(task, "fail")
+        raise ValueError("drawn to fail")
+    if kind == "retry" and not task.request.retries:
+        note(task, "retry")
+        raise task.retry(countdown=0.2)
+    note(task, "end")
+
+
+@app.task(bind=True, max_retries=1)
+def early(self, seconds, kind):
+    work(self, seconds, kind)
+
+
+@app.task(bind=True, max_retries=1, acks_late=True)
+def late(self, seconds, kind):
+    work(self, seconds, kind)
+'''
+
+
+@dataclass
+class Seen:
+    """What a run showed: the outcome to be judged, and what the oracle saw around it."""
+
+    outcome: Outcome
+    before: Look
+    answers: Answers
+    after: Look
+    kinds: dict[str, str]  # by task id
+    alive: dict[str, bool]  # by worker
+    notes: list[str]  # what the run could not do as drawn
+    logs: dict[str, str] = field(default_factory=dict)  # their ends, by worker
+
+
+def run(draw: Draw, patience: float = 3) -> Seen:
+    """Run one draw to its end. `patience` is the time that `settle` gets, in seconds."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "application"
+        folder.mkdir()
+        notes = Path(place) / "notes"
+        conf = {**draw.conf, "broker_transport_options": draw.options}
+        (folder / "drawn.py").write_text(_APPLICATION.format(conf=conf, notes=str(notes)))
+        disk = {"appendonly": "yes", "appendfsync": "always"}
+        with Stack(folder, redis=disk, name=f"draw {os.getpid()}") as stack:
+            oracle = Oracle(stack.redis.url(0), stack.redis.url(1), draw.options, notes)
+            try:
+                return _Scene(draw, stack, oracle).play(patience)
+            finally:
+                oracle.close()
+
+
+class _Scene:
+    def __init__(self, draw: Draw, stack: Stack, oracle: Oracle) -> None:
+        self.draw, self.stack, self.oracle = draw, stack, oracle
+        self.kinds: dict[str, str] = {}
+        self.missed: list[str] = []
+
+    def play(self, patience: float) -> Seen:
+        draw, module = self.draw, self.stack.load("drawn")
+        self._leave_foreign(module)
+        if draw.published_first:
+            self._publish(module)
+        if draw.fault in ("revoke", "restart broker") and draw.moment == "before":
+            self._break(module)  # while nobody consumes
+        self._start(draw.pools)
+        if draw.fault not in ("revoke", "restart broker") and draw.moment == "before":
+            self._break(module)
+        if not draw.published_first:
+            self._publish(module)
+        if draw.moment != "before":
+            wait_until(self._moment(), 3)
+            time.sleep(draw.offset)
+            self._break(module)
+        if draw.take_over:
+            self._start(draw.pools[:1])
+        return self._look(self.stack.settle(timeout=patience))
+
+    def _start(self, pools: tuple[str, ...]) -> None:
+        for pool in pools:
+            queues = ",".join(self.draw.consumed)
+            self.stack.start_worker("-P", pool, "-c", str(self.draw.concurrency), "-Q", queues)
+
+    def _publish(self, module: ModuleType) -> None:
+        for task in self.draw.tasks:
+            options: dict[str, Any] = {"queue": task.queue, "priority": task.priority}
+            if task.countdown:
+                options["countdown"] = task.countdown
+            if task.kind == "expired":
+                options["expires"] = 0.01
+            if task.kind == "unknown":
+                result = module.app.send_task("nobody.knows", **options)
+            else:
+                function = module.late if task.late else module.early
+                if task.kind == "limit":
+                    options["time_limit"] = 0.5
+                seconds = 5 if task.kind == "limit" else task.seconds
+                result = function.apply_async((seconds, task.kind), **options)
+            self.kinds[result.id] = task.kind
+
+    def _leave_foreign(self, module: ModuleType) -> None:
+        with module.app.connection_for_write() as connection:
+            for number in range(self.draw.foreign):
+                queue = connection.SimpleQueue(FOREIGN)
+                queue.put({"nothing": number})
+                queue.close()
+
+    def _moment(self) -> Callable[[], object]:
+        started = self.oracle.lines
+        match self.draw.moment:
+            case "held":
+                return lambda: self.oracle.in_hand() or started()
+            case "running":
+                return lambda: any(line.what == "start" for line in started())
+        due = sum(_comes(task) for task in self.draw.tasks)
+        return lambda: len({line.id for line in started() if line.what != "start"}) >= due
+
+    def _break(self, module: ModuleType) -> None:
+        try:
+            _FAULTS[self.draw.fault](self, module)
+        except Exception as error:  # such as a worker that ended by itself meanwhile
+            self.missed.append(f"{self.draw.fault}: {error!r}"[:300])
+
+    @property
+    def _worker(self) -> Worker:
+        return self.stack.workers[0]
+
+    def _nothing(self, module: ModuleType) -> None:
+        pass
+
+    def _kill(self, module: ModuleType) -> None:
+        self._worker.kill()
+
+    def _kill_child(self, module: ModuleType) -> None:
+        for worker, pool in zip(self.stack.workers, self.draw.pools, strict=False):
+            if pool == "prefork":
+                os.kill(psutil.Process(worker.pid).children()[0].pid, signal.SIGKILL)
+                return
+
+    def _warm(self, module: ModuleType) -> None:
+        os.kill(self._worker.pid, signal.SIGTERM)
+        wait_until(lambda: not self._worker.alive, 8)
+
+    def _cold(self, module: ModuleType) -> None:
+        os.kill(self._worker.pid, signal.SIGQUIT)
+        wait_until(lambda: not self._worker.alive, 8)
+
+    def _freeze(self, module: ModuleType) -> None:
+        self._worker.pause()
+        time.sleep(1.5)
+
+    def _cut(self, module: ModuleType) -> None:
+        pids = [self._worker.pid]
+        pids += [child.pid for child in psutil.Process(self._worker.pid).children(recursive=True)]
+        addresses = set()
+        for pid in pids:
+            with suppress(psutil.NoSuchProcess):
+                for own in psutil.Process(pid).net_connections("tcp"):
+                    addresses.add(f"{own.laddr.ip}:{own.laddr.port}")
+        with redis.Redis.from_url(self.stack.redis.url(0)) as client:
+            for address in addresses:
+                client.client_kill_filter(addr=address)
+        time.sleep(1)
+
+    def _restart(self, module: ModuleType) -> None:
+        self.stack.redis.kill()
+        time.sleep(0.5)
+        self.stack.redis.restart()
+        time.sleep(2.5)  # a worker tries again after two seconds
+
+    def _cancel(self, module: ModuleType) -> None:
+        module.app.control.cancel_consumer(
+            self.draw.consumed[0], destination=[f"{self._worker.name}@stack"]
+        )
+
+    def _revoke(self, module: ModuleType) -> None:
+        module.app.control.revoke(list(self.kinds)[::2] or [str(uuid.uuid4())])
+
+    def _look(self, outcome: Outcome) -> Seen:
+        queues = sorted({task.queue for task in self.draw.tasks} | {FOREIGN})
+        before = self.oracle.look(self.kinds, queues)
+        workers = self.stack.workers
+        alive = {worker.name: lives(worker.pid) for worker in workers}
+        asked = [f"{name}@stack" for name, lives_on in alive.items() if lives_on]
+        answers = self.oracle.ask(asked, timeout=1.5) if self._open(before) else Answers()
+        return Seen(
+            outcome=outcome,
+            before=before,
+            answers=answers,
+            after=self.oracle.look(self.kinds, queues),
+            kinds=self.kinds,
+            alive=alive,
+            notes=self.missed,
+            logs={worker.name: worker.log.tail(25) for worker in workers},
+        )
+
+    def _open(self, look: Look) -> bool:
+        """Is there a task of which only the workers can tell? They take a second to answer."""
+        ended = ("SUCCESS", "FAILURE", "REVOKED")
+        queued = any(id_ in self.kinds for ids in look.queued.values() for id_ in ids)
+        open_ = any(look.states.get(id_) not in ended for id_ in self.kinds)
+        return bool(open_ or queued or look.unacked)
+
+
+def _comes(task: Task) -> bool:
+    """Whether a task ends soon where nothing is broken."""
+    return task.countdown < FAR and task.kind in ("ok", "fail", "retry")
+
+
+_FAULTS: dict[str, Callable[[_Scene, ModuleType], None]] = {
+    "none": _Scene._nothing,
+    "kill worker": _Scene._kill,
+    "kill child": _Scene._kill_child,
+    "SIGTERM": _Scene._warm,
+    "SIGQUIT": _Scene._cold,
+    "freeze": _Scene._freeze,
+    "cut connections": _Scene._cut,
+    "restart broker": _Scene._restart,
+    "cancel consumer": _Scene._cancel,
+    "revoke": _Scene._revoke,
+}
