@@ -51,13 +51,15 @@ def test_a_draw_is_the_same_again() -> None:
 def test_each_choice_occurs() -> None:
     many = [draw(f"many/{number}") for number in range(500)]
     assert len({pool for one in many for pool in one.pools}) == 5
-    assert len({(one.fault, one.moment) for one in many}) == 40
+    assert len({(fault, one.moment) for one in many for fault in one.faults}) == 13 * 4
     assert {task.kind for one in many for task in one.tasks} == {
         "ok",
         "fail",
         "retry",
         "limit",
+        "ignore",
         "unknown",
+        "refused",
         "expired",
     }
 

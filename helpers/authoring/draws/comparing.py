@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from helpers.authoring.draws.drawing import Draw
+from helpers.authoring.draws.drawing import SLOW, Draw
 from helpers.authoring.draws.oracle import Truth, truths, verdicts
 from helpers.authoring.draws.scene import Seen, run
 
@@ -37,7 +37,7 @@ def judge(draw: Draw, seed: str = "") -> Report:
     report = Report(draw.literal, seed, len(draw.tasks))
     try:
         # A lost child is noticed after 10 to 16 seconds.
-        seen = run(draw, 18 if draw.fault == "kill child" else 3)
+        seen = run(draw, 18 if set(SLOW) & set(draw.faults) else 3)
     except Exception as error:
         report.wrong = [f"it raised {error!r}"]
         return report
@@ -66,8 +66,8 @@ def _rows(seen: Seen, found: dict[str, Truth]) -> list[str]:
         told = f"{seen.kinds[task_id]} {task_id}"
         if row["fate"] != truth.fate:
             wrong.append(f"{told} is {row['fate']} ({row['where']}), and in truth {truth.fate}")
-        for column, word in (("starts", "start"), ("finishes", "end")):
-            number = sum(line.id == task_id and line.what == word for line in lines)
+        for column, words in (("starts", ("start",)), ("finishes", ("end", "ignore"))):
+            number = sum(line.id == task_id and line.what in words for line in lines)
             if row[column] != number:
                 wrong.append(f"{told} has {row[column]} {column}, and in truth {number}")
         if truth.consumed is not None and bool(row["consumed"]) != truth.consumed:

@@ -11,7 +11,6 @@ GREEN = ("gevent", "eventlet")
 POOLS = ("prefork", "prefork", "threads", "solo", *GREEN)
 QUEUES = ("celery", "mail", "news.today", "a:3")
 FAULTS = (
-    "none",
     "kill worker",
     "kill child",
     "SIGTERM",
@@ -20,8 +19,14 @@ FAULTS = (
     "cut connections",
     "restart broker",
     "cancel consumer",
+    "add consumer",
     "revoke",
+    "purge",
+    "delete unacked",
+    "SIGTERM to the group",
 )
+# At the moment "before" they come before a worker starts, the others right after.
+WITHOUT_WORKERS = ("restart broker", "revoke", "purge", "delete unacked")
 MOMENTS = ("before", "held", "running", "after")
 FAR = 300  # seconds of a countdown that does not come due in a run
 
@@ -38,7 +43,7 @@ def green_pools() -> tuple[str, ...]:
 class Task:
     """One publish. `kind` is what becomes of it where nothing is broken."""
 
-    kind: str = "ok"  # ok, fail, retry, limit, unknown, expired
+    kind: str = "ok"  # ok, fail, retry, limit, ignore, unknown, refused, expired
     seconds: float = 0.1
     late: bool = False
     countdown: float = 0
@@ -57,11 +62,12 @@ class Draw:
     consumed: tuple[str, ...] = ("celery",)
     tasks: tuple[Task, ...] = (Task(),)
     published_first: bool = False
-    fault: str = "none"
+    faults: tuple[str, ...] = ()
     moment: str = "running"
-    offset: float = 0.0  # seconds from the moment to the fault
+    offset: float = 0.0  # seconds from the moment to the fault, and to the next
     take_over: bool = False  # another worker starts after the fault
-    foreign: int = 0  # messages that are no tasks, in a queue that nobody consumes
+    foreign: int = 0  # messages that are no tasks
+    foreign_queue: str = "somebody"  # which nobody consumes
 
     @property
     def literal(self) -> str:
@@ -80,7 +86,7 @@ class Draw:
         said = ast.literal_eval(literal)
         if "tasks" in said:
             said["tasks"] = tuple(Task(**task) for task in said["tasks"])
-        for name in ("pools", "consumed"):
+        for name in ("pools", "consumed", "faults"):
             if name in said:
                 said[name] = tuple(said[name])
         return cls(**said)
@@ -111,11 +117,12 @@ def draw(seed: str, left_out: Collection[str] = ()) -> Draw:
         consumed=tuple(queues[:-1] if len(queues) > 1 and chance.random() < 0.2 else queues),
         tasks=tuple(tasks),
         published_first=published_first,
-        fault=chance.choice(faults),
+        faults=tuple(chance.choices(faults, k=chance.choice((0, 1, 1, 1, 1, 1, 2, 2)))),
         moment=chance.choice(MOMENTS),
         offset=round(chance.choice((0, 0, chance.uniform(0, 0.5))), 3),
         take_over=chance.random() < 0.3,
         foreign=chance.choice((0, 0, 0, 2)),
+        foreign_queue=chance.choice(("somebody", queues[0])),
     )
 
 
@@ -134,7 +141,7 @@ def _options(chance: random.Random) -> dict[str, Any]:
     }
     match chance.choice(("short", "long", "default")):
         case "short":
-            options["visibility_timeout"] = chance.choice((1, 2, 3))
+            options["visibility_timeout"] = chance.choice((1, 2, 3, 6))
             options |= {"unacked_restore_interval": 1, "unacked_restore_throttle": 1}
         case "long":
             options["visibility_timeout"] = 600
@@ -149,6 +156,10 @@ def _conf(chance: random.Random) -> dict[str, Any]:
         "task_reject_on_worker_lost": (True,),
         "worker_cancel_long_running_tasks_on_connection_loss": (True,),
         "task_acks_on_failure_or_timeout": (False,),
+        "task_track_started": (True,),
+        "worker_max_tasks_per_child": (1,),
+        "worker_disable_prefetch": (True,),
+        "worker_soft_shutdown_timeout": (1,),
     }
     return {
         name: chance.choice(values) for name, values in choices.items() if chance.random() < 0.2
@@ -158,7 +169,7 @@ def _conf(chance: random.Random) -> dict[str, Any]:
 def _task(
     chance: random.Random, queues: list[str], pools: tuple[str, ...], published_first: bool
 ) -> Task:
-    kinds = ["ok"] * 8 + ["fail", "retry", "unknown"]
+    kinds = ["ok"] * 8 + ["fail", "retry", "unknown", "ignore", "refused"]
     kinds += ["expired"] * published_first + ["limit"] * (set(pools) == {"prefork"})
     return Task(
         kind=chance.choice(kinds),

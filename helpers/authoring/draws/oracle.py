@@ -24,7 +24,7 @@ _NEVER = 10**6
 
 
 class Line(NamedTuple):
-    """What a task wrote: start, then end, fail, retry or broken."""
+    """What a task wrote: start, then end, fail, retry, ignore or broken."""
 
     what: str
     id: str
@@ -102,6 +102,10 @@ class Oracle:
     def key(self, name: str) -> str:
         """A name under the drawn prefix."""
         return self._options.get("global_keyprefix", "") + name
+
+    def delete_unacked(self) -> None:
+        """As an eviction does."""
+        self._broker.delete(self.key(self._options.get("unacked_key", "unacked")))
 
     def in_hand(self) -> list[str]:
         """The messages in `unacked`, as text."""
@@ -206,13 +210,14 @@ def _truth(task_id: str, kind: str, look: Look, answers: Answers) -> Truth:
     state, lines = look.states.get(task_id), [one for one in look.lines if one.id == task_id]
     wrote = Counter(line.what for line in lines)
     where, why, consumed = _where(task_id, look, answers)
-    if kind == "unknown":
+    if kind in ("unknown", "refused"):  # nothing can run it
         return Truth(where or (None if why else "discarded"), why, consumed=consumed)
-    ended = state in ("SUCCESS", "FAILURE")
+    finished = wrote["end"] + wrote["ignore"]  # of which the latter stores no result
+    ended = state in ("SUCCESS", "FAILURE") or bool(wrote["ignore"])
     if (wrote["end"] or wrote["fail"]) and not ended:
         return Truth(None, "its process died between its last line and its result")
     if ended:
-        fate = "duplicated" if _repeated(lines) else "done" if wrote["end"] else "failed"
+        fate = "duplicated" if _repeated(lines) else "done" if finished else "failed"
         return Truth(None if why else fate, why, where is not None)
     if where or why:
         return Truth(where, why, consumed=consumed)

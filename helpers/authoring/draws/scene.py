@@ -5,7 +5,7 @@ import signal
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +15,16 @@ from typing import Any
 import psutil
 import redis
 
-from helpers.authoring.draws.drawing import FAR, Draw, Task
+from helpers.authoring.draws.drawing import FAR, WITHOUT_WORKERS, Draw, Task
 from helpers.authoring.draws.oracle import Answers, Look, Oracle, lives, wait_until
 from helpers.fates import Outcome
 from helpers.stack import Stack
 from helpers.worker import Worker
 
-FOREIGN = "somebody"  # a queue of another application
-
 _APPLICATION = '''\
 import os, time
 from celery import Celery
+from celery.exceptions import Ignore
 
 app = Celery("drawn")
 app.conf.update({conf!r})
@@ -53,6 +52,9 @@ def work(task, seconds, kind):
     if kind == "retry" and not task.request.retries:
         note(task, "retry")
         raise task.retry(countdown=0.2)
+    if kind == "ignore":
+        note(task, "ignore")
+        raise Ignore()
     note(task, "end")
 
 
@@ -109,17 +111,18 @@ class _Scene:
         self._leave_foreign(module)
         if draw.published_first:
             self._publish(module)
-        if draw.fault in ("revoke", "restart broker") and draw.moment == "before":
-            self._break(module)  # while nobody consumes
+        early = [fault for fault in draw.faults if fault in WITHOUT_WORKERS]
+        late = [fault for fault in draw.faults if fault not in WITHOUT_WORKERS]
+        if draw.moment == "before":
+            self._break(module, early)
         self._start(draw.pools)
-        if draw.fault not in ("revoke", "restart broker") and draw.moment == "before":
-            self._break(module)
+        if draw.moment == "before":
+            self._break(module, late)
         if not draw.published_first:
             self._publish(module)
         if draw.moment != "before":
             wait_until(self._moment(), 3)
-            time.sleep(draw.offset)
-            self._break(module)
+            self._break(module, draw.faults)
         if draw.take_over:
             self._start(draw.pools[:1])
         return self._look(self.stack.settle(timeout=patience))
@@ -136,6 +139,8 @@ class _Scene:
                 options["countdown"] = task.countdown
             if task.kind == "expired":
                 options["expires"] = 0.01
+            if task.kind == "refused":
+                options["serializer"] = "pickle"  # which no worker accepts by default
             if task.kind == "unknown":
                 result = module.app.send_task("nobody.knows", **options)
             else:
@@ -149,7 +154,7 @@ class _Scene:
     def _leave_foreign(self, module: ModuleType) -> None:
         with module.app.connection_for_write() as connection:
             for number in range(self.draw.foreign):
-                queue = connection.SimpleQueue(FOREIGN)
+                queue = connection.SimpleQueue(self.draw.foreign_queue)
                 queue.put({"nothing": number})
                 queue.close()
 
@@ -163,18 +168,17 @@ class _Scene:
         due = sum(_comes(task) for task in self.draw.tasks)
         return lambda: len({line.id for line in started() if line.what != "start"}) >= due
 
-    def _break(self, module: ModuleType) -> None:
-        try:
-            _FAULTS[self.draw.fault](self, module)
-        except Exception as error:  # such as a worker that ended by itself meanwhile
-            self.missed.append(f"{self.draw.fault}: {error!r}"[:300])
+    def _break(self, module: ModuleType, faults: Sequence[str]) -> None:
+        for fault in faults:
+            time.sleep(self.draw.offset)
+            try:
+                _FAULTS[fault](self, module)
+            except Exception as error:  # such as a worker that ended by itself meanwhile
+                self.missed.append(f"{fault}: {error!r}"[:300])
 
     @property
     def _worker(self) -> Worker:
         return self.stack.workers[0]
-
-    def _nothing(self, module: ModuleType) -> None:
-        pass
 
     def _kill(self, module: ModuleType) -> None:
         self._worker.kill()
@@ -221,11 +225,27 @@ class _Scene:
             self.draw.consumed[0], destination=[f"{self._worker.name}@stack"]
         )
 
+    def _add(self, module: ModuleType) -> None:
+        module.app.control.add_consumer(
+            self.draw.tasks[-1].queue, destination=[f"{self._worker.name}@stack"]
+        )
+
+    def _purge(self, module: ModuleType) -> None:
+        with module.app.connection_for_write() as connection:
+            connection.default_channel.queue_purge(self.draw.consumed[0])
+
+    def _delete(self, module: ModuleType) -> None:
+        self.oracle.delete_unacked()
+
+    def _group(self, module: ModuleType) -> None:
+        os.killpg(self._worker.pid, signal.SIGTERM)
+        wait_until(lambda: not self._worker.alive, 8)
+
     def _revoke(self, module: ModuleType) -> None:
         module.app.control.revoke(list(self.kinds)[::2] or [str(uuid.uuid4())])
 
     def _look(self, outcome: Outcome) -> Seen:
-        queues = sorted({task.queue for task in self.draw.tasks} | {FOREIGN})
+        queues = sorted({task.queue for task in self.draw.tasks} | {self.draw.foreign_queue})
         before = self.oracle.look(self.kinds, queues)
         workers = self.stack.workers
         alive = {worker.name: lives(worker.pid) for worker in workers}
@@ -252,11 +272,10 @@ class _Scene:
 
 def _comes(task: Task) -> bool:
     """Whether a task ends soon where nothing is broken."""
-    return task.countdown < FAR and task.kind in ("ok", "fail", "retry")
+    return task.countdown < FAR and task.kind in ("ok", "fail", "retry", "ignore")
 
 
 _FAULTS: dict[str, Callable[[_Scene, ModuleType], None]] = {
-    "none": _Scene._nothing,
     "kill worker": _Scene._kill,
     "kill child": _Scene._kill_child,
     "SIGTERM": _Scene._warm,
@@ -265,5 +284,9 @@ _FAULTS: dict[str, Callable[[_Scene, ModuleType], None]] = {
     "cut connections": _Scene._cut,
     "restart broker": _Scene._restart,
     "cancel consumer": _Scene._cancel,
+    "add consumer": _Scene._add,
     "revoke": _Scene._revoke,
+    "purge": _Scene._purge,
+    "delete unacked": _Scene._delete,
+    "SIGTERM to the group": _Scene._group,
 }
