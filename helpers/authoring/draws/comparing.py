@@ -1,5 +1,6 @@
 """Both answers side by side: what the outcome says that the truth does not."""
 
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -39,7 +40,7 @@ def judge(draw: Draw, seed: str = "") -> Report:
         # A lost child is noticed after 10 to 16 seconds.
         seen = run(draw, 18 if set(SLOW) & set(draw.faults) else 3)
     except Exception as error:
-        report.wrong = [f"it raised {error!r}"]
+        report.wrong = ["it raised " + "".join(traceback.format_exception(error, limit=-6))]
         return report
     return compare(report, seen)
 
@@ -62,7 +63,7 @@ def _rows(seen: Seen, found: dict[str, Truth]) -> list[str]:
     for task_id, truth in found.items():
         if task_id in missing or truth.fate is None:
             continue
-        row, lines = table.loc[task_id], seen.after.lines
+        row, lines, here = table.loc[task_id], seen.after.lines, len(wrong)
         told = f"{seen.kinds[task_id]} {task_id}"
         if row["fate"] != truth.fate:
             wrong.append(f"{told} is {row['fate']} ({row['where']}), and in truth {truth.fate}")
@@ -74,6 +75,9 @@ def _rows(seen: Seen, found: dict[str, Truth]) -> list[str]:
             wrong.append(f"{told}: consumed is {row['consumed']}, and in truth {truth.consumed}")
         if not row["accepted"]:
             wrong.append(f"{told} is not accepted, and its publish returned")
+        if wrong[here:]:
+            holders = [name for name, ids in seen.answers.known.items() if task_id in ids]
+            wrong.append(f"    seen: {seen.after.of(task_id)}, in the hands of {holders}")
     return wrong
 
 

@@ -222,8 +222,18 @@ def _truth(task_id: str, kind: str, look: Look, answers: Answers) -> Truth:
     if where or why:
         return Truth(where, why, consumed=consumed)
     if state == "REVOKED":
-        return Truth("discarded")
+        return _revoked(task_id, kind, wrote["start"], answers)
     return Truth("lost")
+
+
+def _revoked(task_id: str, kind: str, starts: int, answers: Answers) -> Truth:
+    """Dropped before it ran, or ended while it ran: Celery calls both REVOKED."""
+    if not starts:
+        return Truth("discarded")
+    told = kind == "expired" or any(task_id in ids for ids in answers.revoked.values())
+    if told or not answers.asked or answers.asked != set(answers.revoked):
+        return Truth(None, "ended while it ran, or a second message of it was dropped")
+    return Truth("failed")
 
 
 def _repeated(lines: list[Line]) -> bool:

@@ -153,10 +153,9 @@ class _Scene:
 
     def _leave_foreign(self, module: ModuleType) -> None:
         with module.app.connection_for_write() as connection:
+            producer = connection.Producer()
             for number in range(self.draw.foreign):
-                queue = connection.SimpleQueue(self.draw.foreign_queue)
-                queue.put({"nothing": number})
-                queue.close()
+                producer.publish({"nothing": number}, routing_key=self.draw.foreign_queue)
 
     def _moment(self) -> Callable[[], object]:
         started = self.oracle.lines
@@ -264,7 +263,7 @@ class _Scene:
 
     def _open(self, look: Look) -> bool:
         """Is there a task of which only the workers can tell? They take a second to answer."""
-        ended = ("SUCCESS", "FAILURE", "REVOKED")
+        ended = ("SUCCESS", "FAILURE")
         queued = any(id_ in self.kinds for ids in look.queued.values() for id_ in ids)
         open_ = any(look.states.get(id_) not in ended for id_ in self.kinds)
         return bool(open_ or queued or look.unacked)
