@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from helpers.authoring.draws.drawing import SLOW, Draw
 from helpers.authoring.draws.oracle import Truth, truths, verdicts
-from helpers.authoring.draws.scene import Seen, run
+from helpers.authoring.draws.scene import LATE, Seen, run
 
 
 @dataclass
@@ -18,6 +18,7 @@ class Report:
     tasks: int = 0
     undecided: list[str] = field(default_factory=list)  # why, one for each such task
     verdict_undecided: bool = False
+    returns: int = 0  # stranded messages that were waited for
     wrong: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
@@ -51,7 +52,8 @@ def compare(report: Report, seen: Seen) -> Report:
     report.sentence, report.notes, report.logs = seen.outcome.sentence, seen.notes, seen.logs
     report.undecided = [truth.why for truth in found.values() if truth.fate is None]
     report.fates = dict(Counter(truth.fate for truth in found.values() if truth.fate))
-    report.wrong = _rows(seen, found) + _whole(seen, found)
+    report.wrong = _rows(seen, found) + _whole(seen, found) + _returns(seen)
+    report.returns = len(seen.stayed)
     report.verdict_undecided = len(verdicts(found)) > 1
     return report
 
@@ -78,6 +80,24 @@ def _rows(seen: Seen, found: dict[str, Truth]) -> list[str]:
         if wrong[here:]:
             holders = [name for name, ids in seen.answers.known.items() if task_id in ids]
             wrong.append(f"    seen: {seen.after.of(task_id)}, in the hands of {holders}")
+    return wrong
+
+
+def _returns(seen: Seen) -> list[str]:
+    wrong = []
+    for task_id, stayed in seen.stayed.items():
+        if task_id not in seen.outcome.table.index:
+            continue
+        row = seen.outcome.table.loc[task_id]
+        if row["message"] != "stranded":
+            continue
+        told = f"{task_id} returns in {row['earliest_return']:.1f} to {row['latest_return']:.1f} s"
+        if stayed and row["latest_return"] + LATE <= seen.waited:
+            wrong.append(f"{told}, and was still there after {seen.waited:.1f} s")
+        if not stayed and row["latest_return"] == float("inf"):
+            wrong.append(f"{told}, and came back within {seen.waited:.1f} s")
+        if not stayed and row["earliest_return"] > seen.waited:
+            wrong.append(f"{told}, and came back within {seen.waited:.1f} s")
     return wrong
 
 

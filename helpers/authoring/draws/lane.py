@@ -58,6 +58,7 @@ def summary(done: Sequence[Report]) -> str:
         f"{len(done)} draws of {tasks} tasks, {sum(bool(one.wrong) for one in done)} disagreements",
         f"seconds a draw: median {seconds[len(seconds) // 2]:.1f}, most {seconds[-1]:.1f}",
         "in truth: " + ", ".join(f"{fate} {number}" for fate, number in fates.most_common()),
+        f"moments of return tried: {sum(one.returns for one in done)}",
         f"undecided: {undecided.total()} tasks ({share:.1f} %), "
         f"the verdict of {sum(one.verdict_undecided for one in done)} draws",
     ]

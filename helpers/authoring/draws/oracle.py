@@ -118,6 +118,13 @@ class Oracle:
         words = (line.split() for line in self._notes.read_text().splitlines())
         return tuple(Line(what, id_, int(pid), int(tries)) for what, id_, pid, tries in words)
 
+    def unmoved(self) -> dict[str, tuple[str, float]]:
+        """Each message in `unacked`: its task, and the moment of its delivery, by its tag."""
+        held = self._broker.hgetall(self.key(self._options.get("unacked_key", "unacked")))
+        index = self.key(self._options.get("unacked_index_key", "unacked_index"))
+        since = dict(self._broker.zrange(index, 0, -1, withscores=True))
+        return {tag: (_id(json.loads(text)[0]), since.get(tag, 0.0)) for tag, text in held.items()}
+
     def look(self, ids: Iterable[str], queues: Iterable[str]) -> Look:
         """Read all there is, `unacked` last: a message that is fetched meanwhile is seen twice."""
         queued: dict[str, list[str]] = {}

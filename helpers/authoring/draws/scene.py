@@ -21,6 +21,10 @@ from helpers.fates import Outcome
 from helpers.stack import Stack
 from helpers.worker import Worker
 
+# Seconds: for which return it is waited, and how late it may be. The oracle's own questions hold
+# the lock of the sweeps for a moment, and a sweep that meets it is left out.
+MOST_WAIT, LATE = 8, 2
+
 _APPLICATION = '''\
 import os, time
 from celery import Celery
@@ -81,6 +85,8 @@ class Seen:
     alive: dict[str, bool]  # by worker
     notes: list[str]  # what the run could not do as drawn
     logs: dict[str, str] = field(default_factory=dict)  # their ends, by worker
+    waited: float = 0.0  # seconds from the outcome until it was seen whether messages came back
+    stayed: dict[str, bool] = field(default_factory=dict)  # in `unacked` all the while, by task
 
 
 def run(draw: Draw, patience: float = 3) -> Seen:
@@ -125,7 +131,9 @@ class _Scene:
             self._break(module, draw.faults)
         if draw.take_over:
             self._start(draw.pools[:1])
-        return self._look(self.stack.settle(timeout=patience))
+        seen = self._look(self.stack.settle(timeout=patience))
+        self._wait_for_returns(seen)
+        return seen
 
     def _start(self, pools: tuple[str, ...]) -> None:
         for pool in pools:
@@ -245,6 +253,7 @@ class _Scene:
 
     def _look(self, outcome: Outcome) -> Seen:
         queues = sorted({task.queue for task in self.draw.tasks} | {self.draw.foreign_queue})
+        self.counted = time.monotonic()
         before = self.oracle.look(self.kinds, queues)
         workers = self.stack.workers
         alive = {worker.name: lives(worker.pid) for worker in workers}
@@ -260,6 +269,20 @@ class _Scene:
             notes=self.missed,
             logs={worker.name: worker.log.tail(25) for worker in workers},
         )
+
+    def _wait_for_returns(self, seen: Seen) -> None:
+        """Is a moment of return kept, that the outcome gives to a stranded message?"""
+        table = seen.outcome.table
+        stranded = table[table["message"] == "stranded"]
+        if stranded.empty or self.draw.options.get("visibility_timeout", 3600) > MOST_WAIT:
+            return
+        there = self.oracle.unmoved()
+        latest = stranded["latest_return"]
+        wait = latest[latest < MOST_WAIT].max() if (latest < MOST_WAIT).any() else 1.5
+        time.sleep(max(0.0, self.counted + wait + LATE - time.monotonic()))
+        seen.waited, now = time.monotonic() - self.counted, self.oracle.unmoved()
+        for tag, (task_id, since) in there.items():
+            seen.stayed[task_id] = now.get(tag) == (task_id, since)
 
     def _open(self, look: Look) -> bool:
         """Is there a task of which only the workers can tell? They take a second to answer."""
