@@ -5,13 +5,13 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from helpers.authoring.draws.comparing import Report, judge
 from helpers.authoring.draws.drawing import GREEN, SLOW, Draw, draw, green_pools
 
 # An application that was loaded stays in its process: a fresh process now and then.
 _DRAWS_A_PROCESS = 10
+_DEADLINE = 120  # seconds without any draw that ends
 
 
 def left_out(quick: bool = False) -> list[str]:
@@ -32,12 +32,12 @@ def play(work: tuple[Draw, str]) -> Report:
 
 def reports(works: Sequence[tuple[Draw, str]], at_once: int) -> Iterator[Report]:
     """Judge draws in processes of their own, as they end."""
+    # No ProcessPoolExecutor: with max_tasks_per_child that of Python 3.11 stops for ever.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        at_once, mp_context=spawn, max_tasks_per_child=_DRAWS_A_PROCESS
-    ) as pool:
-        for future in as_completed([pool.submit(play, work) for work in works]):
-            yield future.result()
+    with spawn.Pool(at_once, maxtasksperchild=_DRAWS_A_PROCESS) as pool:
+        coming = pool.imap_unordered(play, works)
+        for _ in works:
+            yield coming.next(_DEADLINE)
 
 
 def drawn(seed: int, number: int, quick: bool = False) -> list[tuple[Draw, str]]:
