@@ -163,7 +163,9 @@ def unacked(server: HasClient, db: int = 0) -> pd.DataFrame:
                 # No score: the index was lost, and nothing will ever bring this message back.
                 since = index.get(tag, float("nan"))
                 rows.append([tag, *task_of(message), queue, since, now - since])
-    return pd.DataFrame(rows, columns=["tag", "id", "task", "queue", "since", "age"])
+    table = pd.DataFrame(rows, columns=["tag", "id", "task", "queue", "since", "age"])
+    table["id"] = pd.Series([row[1] for row in rows], dtype=object)  # None, which pandas makes NaN
+    return table
 
 
 def decode(message: dict[str, Any]) -> dict[str, Any]:
