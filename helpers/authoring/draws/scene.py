@@ -100,10 +100,11 @@ def run(draw: Draw, patience: float = 3) -> Seen:
         disk = {"appendonly": "yes", "appendfsync": "always"}
         with Stack(folder, redis=disk, name=f"draw {os.getpid()}") as stack:
             oracle = Oracle(stack.redis.url(0), stack.redis.url(1), draw.options, notes)
+            scene = _Scene(draw, stack, oracle)
             try:
-                return _Scene(draw, stack, oracle).play(patience)
+                return scene.play(patience)
             finally:
-                oracle.close()
+                scene.end()
 
 
 class _Scene:
@@ -111,6 +112,7 @@ class _Scene:
         self.draw, self.stack, self.oracle = draw, stack, oracle
         self.kinds: dict[str, str] = {}
         self.missed: list[str] = []
+        self.somebody: Any = None
 
     def play(self, patience: float) -> Seen:
         draw, module = self.draw, self.stack.load("drawn")
@@ -134,6 +136,12 @@ class _Scene:
         seen = self._look(self.stack.settle(timeout=patience))
         self._wait_for_returns(seen)
         return seen
+
+    def end(self) -> None:
+        """Close what this process opened, while its server is there."""
+        if self.somebody is not None:
+            self.somebody.close()
+        self.oracle.close()
 
     def _start(self, pools: tuple[str, ...]) -> None:
         for pool in pools:
@@ -160,10 +168,13 @@ class _Scene:
             self.kinds[result.id] = task.kind
 
     def _leave_foreign(self, module: ModuleType) -> None:
-        with module.app.connection_for_write() as connection:
-            producer = connection.Producer()
-            for number in range(self.draw.foreign):
-                producer.publish({"nothing": number}, routing_key=self.draw.foreign_queue)
+        """Somebody else's messages. Who holds one keeps his connection: its end gives it back."""
+        self.somebody = module.app.connection_for_write()
+        producer = self.somebody.Producer()
+        for number in range(self.draw.foreign):
+            producer.publish({"nothing": number}, routing_key=self.draw.foreign_queue)
+        if self.draw.foreign and self.draw.foreign_held:
+            self.somebody.default_channel.basic_get(self.draw.foreign_queue)
 
     def _moment(self) -> Callable[[], object]:
         started = self.oracle.lines
