@@ -58,6 +58,8 @@ def test_each_choice_occurs() -> None:
         "retry",
         "limit",
         "ignore",
+        "broadcast",
+        "misrouted",
         "unknown",
         "refused",
         "expired",

@@ -48,7 +48,7 @@ def judge(draw: Draw, seed: str = "") -> Report:
 
 def compare(report: Report, seen: Seen) -> Report:
     """Fill in the report."""
-    found = truths(seen.kinds, seen.before, seen.answers, seen.after)
+    found = truths(seen.kinds, seen.before, seen.answers, seen.after, seen.there)
     report.sentence, report.notes, report.logs = seen.outcome.sentence, seen.notes, seen.logs
     report.undecided = [truth.why for truth in found.values() if truth.fate is None]
     report.fates = dict(Counter(truth.fate for truth in found.values() if truth.fate))

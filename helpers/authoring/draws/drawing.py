@@ -9,6 +9,7 @@ from typing import Any, Self
 
 GREEN = ("gevent", "eventlet")
 POOLS = ("prefork", "prefork", "threads", "solo", *GREEN)
+TO_ALL = "to_all"  # a broadcast
 QUEUES = ("celery", "mail", "news.today", "a:3")
 FAULTS = (
     "kill worker",
@@ -43,7 +44,7 @@ def green_pools() -> tuple[str, ...]:
 class Task:
     """One publish. `kind` is what becomes of it where nothing is broken."""
 
-    kind: str = "ok"  # ok, fail, retry, limit, ignore, unknown, refused, expired
+    kind: str = "ok"  # ok, fail, retry, limit, ignore, broadcast, unknown, ...
     seconds: float = 0.1
     late: bool = False
     countdown: float = 0
@@ -69,6 +70,11 @@ class Draw:
     foreign: int = 0  # messages that are no tasks
     foreign_queue: str = "somebody"  # which nobody consumes
     foreign_held: bool = False  # somebody else took the first and has not acknowledged it
+
+    @property
+    def broadcasts(self) -> bool:
+        """Whether any task is for all workers."""
+        return any(task.queue == TO_ALL for task in self.tasks)
 
     @property
     def literal(self) -> str:
@@ -165,6 +171,9 @@ def _conf(chance: random.Random) -> dict[str, Any]:
         "worker_max_tasks_per_child": (1,),
         "worker_disable_prefetch": (True,),
         "worker_soft_shutdown_timeout": (1,),
+        "worker_eta_task_limit": (1,),
+        "task_compression": ("gzip",),
+        "task_default_priority": (6,),
     }
     return {
         name: chance.choice(values) for name, values in choices.items() if chance.random() < 0.2
@@ -175,12 +184,14 @@ def _task(
     chance: random.Random, queues: list[str], pools: tuple[str, ...], published_first: bool
 ) -> Task:
     kinds = ["ok"] * 8 + ["fail", "retry", "unknown", "ignore", "refused"]
+    kinds += ["broadcast", "broadcast", "misrouted"]
     kinds += ["expired"] * published_first + ["limit"] * (set(pools) == {"prefork"})
+    kind = chance.choice(kinds)
     return Task(
-        kind=chance.choice(kinds),
+        kind=kind,
         seconds=chance.choice((0.0, 0.1, 0.3, 1.2)),
         late=chance.random() < 0.5,
         countdown=chance.choice((0, 0, 0, 0, 0.5, FAR)),
-        queue=chance.choice(queues),
+        queue=TO_ALL if kind in ("broadcast", "misrouted") else chance.choice(queues),
         priority=chance.choice((None, None, 0, 3, 9)),
     )

@@ -10,7 +10,7 @@ says so.
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ class Line(NamedTuple):
     id: str
     pid: int
     retries: int
+    worker: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,9 @@ class Oracle:
         if not self._notes.exists():
             return ()
         words = (line.split() for line in self._notes.read_text().splitlines())
-        return tuple(Line(what, id_, int(pid), int(tries)) for what, id_, pid, tries in words)
+        return tuple(
+            Line(what, id_, int(pid), int(tries), worker) for what, id_, pid, tries, worker in words
+        )
 
     def unmoved(self) -> dict[str, tuple[str, float]]:
         """Each message in `unacked`: its task, and the moment of its delivery, by its tag."""
@@ -133,6 +136,9 @@ class Oracle:
             messages = [json.loads(text) for name in self._lists(queue) for text in self._all(name)]
             queued[queue] = [_id(message) for message in messages]
             waiting += messages
+        # A broadcast waits nowhere, but is put back into a list of the worker that had it.
+        for name in self._broker.scan_iter(self.key("bcast.*").replace("{", "?"), _type="list"):
+            queued[name] = [_id(json.loads(text)) for text in self._all(name)]
         held = [json.loads(text)[0] for text in self.in_hand()]
         lines = self.lines()
         return Look(
@@ -178,7 +184,7 @@ class Oracle:
             asked=frozenset(names),
             known=known,
             revoked={name: set(ids) for name, ids in revoked.items()},
-            queues={name: {one["name"] for one in own} for name, own in queues.items()},
+            queues={name: _read(own) for name, own in queues.items()},
         )
 
 
@@ -186,6 +192,11 @@ def _id(message: Mapping[str, Any]) -> str:
     """Celery gives it as correlation id in both of its protocols; a foreign message has none."""
     headers, properties = message.get("headers") or {}, message.get("properties") or {}
     return str(properties.get("correlation_id") or headers.get("id") or "")
+
+
+def _read(queues: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The queues that a worker pops messages from: a broadcast comes by subscription instead."""
+    return {one["name"] for one in queues if one["exchange"]["type"] != "fanout"}
 
 
 def _entry(one: Mapping[str, Any]) -> str:
@@ -201,13 +212,22 @@ def lives(pid: int) -> bool:
 
 
 def truths(
-    kinds: Mapping[str, str], before: Look, answers: Answers, after: Look
+    kinds: Mapping[str, str],
+    before: Look,
+    answers: Answers,
+    after: Look,
+    there: Collection[str] = (),
 ) -> dict[str, Truth]:
-    """The truth of each task. `kinds` is what each was drawn to be, by its id."""
+    """The truth of each task. `kinds` is what each was drawn to be, by its id.
+
+    `there` are the workers for which a broadcast was meant.
+    """
     found = {}
     for task_id, kind in kinds.items():
         if before.of(task_id) != after.of(task_id):
             found[task_id] = Truth(None, "it moved while it was looked at")
+        elif kind in ("broadcast", "misrouted"):
+            found[task_id] = _broadcast(task_id, after, answers, there)
         else:
             found[task_id] = _truth(task_id, kind, after, answers)
     return found
@@ -231,6 +251,25 @@ def _truth(task_id: str, kind: str, look: Look, answers: Answers) -> Truth:
     if state == "REVOKED":
         return _revoked(task_id, kind, wrote["start"], answers)
     return Truth("lost")
+
+
+def _broadcast(task_id: str, look: Look, answers: Answers, there: Collection[str]) -> Truth:
+    """Once on each worker that was there when it was published."""
+    lines = [line for line in look.lines if line.id == task_id]
+    starts = Counter(line.worker for line in lines if line.what == "start")
+    ended = sum(line.what in ("end", "fail") for line in lines)
+    where, why, consumed = _where(task_id, look, answers)
+    if where == "queued" and not starts:
+        return Truth("queued", consumed=consumed)
+    if max(starts.values(), default=0) > 1 and not (where or why):
+        return Truth("duplicated")
+    if where or why:
+        return Truth(None, "a broadcast that is still somewhere")
+    if look.states.get(task_id) == "REVOKED":
+        return Truth(None, "a broadcast that was revoked")
+    if set(starts) >= set(there) and starts and ended == starts.total():
+        return Truth("done")
+    return Truth(None if starts else "lost", "a broadcast that some workers have run")
 
 
 def _revoked(task_id: str, kind: str, starts: int, answers: Answers) -> Truth:

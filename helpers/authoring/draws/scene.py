@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import redis
 
-from helpers.authoring.draws.drawing import FAR, WITHOUT_WORKERS, Draw, Task
+from helpers.authoring.draws.drawing import FAR, TO_ALL, WITHOUT_WORKERS, Draw, Task
 from helpers.authoring.draws.oracle import Answers, Look, Oracle, lives, wait_until
 from helpers.fates import Outcome
 from helpers.stack import Stack
@@ -29,16 +29,20 @@ _APPLICATION = '''\
 import os, time
 from celery import Celery
 from celery.exceptions import Ignore
+from kombu.common import Broadcast
 
 app = Celery("drawn")
 app.conf.update({conf!r})
+if {to_all!r}:
+    app.conf.task_queues = [Broadcast({to_all!r})]
 NOTES = {notes!r}
 
 
 def note(task, what):
     """One line, whole: it is there whatever happens to the process next."""
     file = os.open(NOTES, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    line = f"{{what}} {{task.request.id}} {{os.getpid()}} {{task.request.retries}}\\n"
+    line = f"{{what}} {{task.request.id}} {{os.getpid()}} {{task.request.retries}} "
+    line += f"{{task.request.hostname}}\\n"
     os.write(file, line.encode())
     os.close(file)
 
@@ -83,6 +87,7 @@ class Seen:
     after: Look
     kinds: dict[str, str]  # by task id
     alive: dict[str, bool]  # by worker
+    there: set[str]  # workers that were there at the publish
     notes: list[str]  # what the run could not do as drawn
     logs: dict[str, str] = field(default_factory=dict)  # their ends, by worker
     waited: float = 0.0  # seconds from the outcome until it was seen whether messages came back
@@ -96,7 +101,9 @@ def run(draw: Draw, patience: float = 3) -> Seen:
         folder.mkdir()
         notes = Path(place) / "notes"
         conf = {**draw.conf, "broker_transport_options": draw.options}
-        (folder / "drawn.py").write_text(_APPLICATION.format(conf=conf, notes=str(notes)))
+        to_all = TO_ALL if draw.broadcasts else ""
+        text = _APPLICATION.format(conf=conf, notes=str(notes), to_all=to_all)
+        (folder / "drawn.py").write_text(text)
         disk = {"appendonly": "yes", "appendfsync": "always"}
         with Stack(folder, redis=disk, name=f"draw {os.getpid()}") as stack:
             oracle = Oracle(stack.redis.url(0), stack.redis.url(1), draw.options, notes)
@@ -111,6 +118,7 @@ class _Scene:
     def __init__(self, draw: Draw, stack: Stack, oracle: Oracle) -> None:
         self.draw, self.stack, self.oracle = draw, stack, oracle
         self.kinds: dict[str, str] = {}
+        self.there: set[str] = set()
         self.missed: list[str] = []
         self.somebody: Any = None
 
@@ -145,16 +153,21 @@ class _Scene:
 
     def _start(self, pools: tuple[str, ...]) -> None:
         for pool in pools:
-            queues = ",".join(self.draw.consumed)
+            queues = ",".join([*self.draw.consumed, *[TO_ALL] * self.draw.broadcasts])
             self.stack.start_worker("-P", pool, "-c", str(self.draw.concurrency), "-Q", queues)
 
     def _publish(self, module: ModuleType) -> None:
+        self.there = {f"{worker.name}@stack" for worker in self.stack.workers if worker.alive}
         for task in self.draw.tasks:
             options: dict[str, Any] = {"queue": task.queue, "priority": task.priority}
             if task.countdown:
                 options["countdown"] = task.countdown
             if task.kind == "expired":
                 options["expires"] = 0.01
+            if task.kind == "broadcast":
+                # Without the declaration Redis keeps it in lists that nobody reads: "misrouted".
+                exchange = module.app.amqp.queues[TO_ALL].exchange
+                options |= {"exchange": TO_ALL, "routing_key": "celery", "declare": [exchange]}
             if task.kind == "refused":
                 options["serializer"] = "pickle"  # which no worker accepts by default
             if task.kind == "unknown":
@@ -277,6 +290,7 @@ class _Scene:
             after=self.oracle.look(self.kinds, queues),
             kinds=self.kinds,
             alive=alive,
+            there=self.there,
             notes=self.missed,
             logs={worker.name: worker.log.tail(25) for worker in workers},
         )
