@@ -270,11 +270,15 @@ def _discarded(ledger: Ledger, message: Any, why: str) -> None:
 def _about(consumer: Any) -> dict[str, Any]:
     """Who consumes what, as of now, and when it puts back what it was not told of."""
     queues = consumer.app.amqp.queues.consume_from
-    fanout = {q.exchange.name for q in queues.values() if q.exchange.type == "fanout"}
+    fanout = {name: q for name, q in queues.items() if q.exchange.type == "fanout"}
+    # Redis delivers a broadcast by subscription: what lies in its list is read by nobody
+    # (`kombu/transport/redis.py: Channel.active_queues`).
+    subscribes = hasattr(consumer.connection.default_channel, "active_fanout_queues")
+    unread = fanout.keys() if subscribes else set()
     return {
         "worker": _short(consumer.hostname),
-        "queues": sorted(queues),
-        "broadcasts": sorted(fanout),
+        "queues": sorted(queues.keys() - unread),
+        "broadcasts": sorted({queue.exchange.name for queue in fanout.values()}),
         # A pool without this gets each task at once (`celery/worker/worker.py: _process_task_sem`).
         "takes_all": not (consumer.pool.uses_semaphore or isinstance(consumer.pool, solo.TaskPool)),
         "transport_options": dict(consumer.app.conf.broker_transport_options),
