@@ -1,3 +1,10 @@
-"""Draws on which the instrument or the oracle was once wrong, as `--replay` takes them."""
+"""Draws on which the instrument was once wrong, as `--replay` takes them, by what was wrong."""
 
-KEPT: dict[str, str] = {}
+KEPT = {
+    "a foreign message in unacked beside a task was a task without a name": (
+        "{'tasks': [{'countdown': 300}], 'foreign': 1, 'foreign_held': True}"
+    ),
+    "the list of a broadcast had a consumer, and nobody reads it": (
+        "{'pools': ('threads',), 'tasks': [{'kind': 'misrouted', 'queue': 'to_all'}]}"
+    ),
+}
