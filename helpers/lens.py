@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import pandas as pd
 import redis
 from celery import Celery
+from kombu.compression import decompress
 from kombu.transport.redis import Channel
 
 from helpers.brokers.redis_keys import KeyNames
@@ -126,9 +127,14 @@ def task_of(message: dict[str, Any]) -> tuple[str, str] | tuple[None, None]:
         return headers["id"], headers["task"]
     try:
         body = decode(message)["body"]
+    except Exception:  # a pickle, which is not opened as it runs code, or any other format
+        # Celery writes the id here too, in both protocols.
+        task_id = message["properties"].get("correlation_id")
+        return (task_id, "") if task_id else (None, None)
+    try:
         return body["id"], body["task"]
-    except (ValueError, TypeError, KeyError):
-        return None, None  # a pickle is not opened: it runs code
+    except (TypeError, KeyError):
+        return None, None
 
 
 def messages(server: HasClient, db: int = 0) -> dict[str, list[dict[str, Any]]]:
@@ -169,10 +175,12 @@ def unacked(server: HasClient, db: int = 0) -> pd.DataFrame:
 
 
 def decode(message: dict[str, Any]) -> dict[str, Any]:
-    """One message of `messages` with its body decoded from base64 and JSON."""
+    """One message of `messages` with its body decoded from base64, compression and JSON."""
     body = message["body"]
     if message["properties"].get("body_encoding") == "base64":
         body = base64.b64decode(body)
+    if compression := (message["headers"] or {}).get("compression"):
+        body = decompress(body, compression)
     return {**message, "body": json.loads(body)}
 
 
