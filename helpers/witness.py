@@ -245,7 +245,7 @@ def _watch_returns(ledger: Ledger) -> None:
             super().restore_by_tag(tag, client, leftmost)
             if self.moved is not None:
                 # Only a requeue (`QoS.reject`) puts it on the left.
-                task_id = self.moved["headers"].get("id")
+                task_id = _task_id(self.moved["headers"], self.moved["properties"])
                 ledger.append("restored", task_id, requeued=leftmost, moved_at=self.moved_at)
 
         def _remove_from_indices(self, tag: str, pipe: Any = None) -> Any:
@@ -261,9 +261,14 @@ def _watch_returns(ledger: Ledger) -> None:
     channel.QoS, channel._do_restore_message = WitnessedQoS, remembered
 
 
+def _task_id(headers: Mapping[str, Any], properties: Mapping[str, Any]) -> str | None:
+    """Of a message in protocol 2 or 1; None for one that is no task."""
+    return headers.get("id") or properties.get("correlation_id")
+
+
 def _discarded(ledger: Ledger, message: Any, why: str) -> None:
-    headers, properties = message.headers or {}, message.properties or {}
-    task_id = headers.get("id") or properties.get("correlation_id")  # protocol 2, protocol 1
+    headers = message.headers or {}
+    task_id = _task_id(headers, message.properties or {})
     ledger.append("discarded", task_id, task=headers.get("task"), why=why)
 
 
