@@ -241,7 +241,8 @@ def _truth(task_id: str, kind: str, look: Look, answers: Answers) -> Truth:
         return Truth(where or (None if why else "discarded"), why, consumed=consumed)
     finished = wrote["end"] + wrote["ignore"]  # of which the latter stores no result
     ended = state in ("SUCCESS", "FAILURE") or bool(wrote["ignore"])
-    if (wrote["end"] or wrote["fail"]) and not ended:
+    cut_off = wrote["end"] == wrote["start"] == 1 and state == "FAILURE"
+    if cut_off or ((wrote["end"] or wrote["fail"]) and not ended):
         return Truth(None, "its process died between its last line and its result")
     if ended:
         fate = "duplicated" if _repeated(lines) else "done" if finished else "failed"
