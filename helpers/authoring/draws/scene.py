@@ -90,6 +90,7 @@ class Seen:
     there: set[str]  # workers that were there at the publish
     notes: list[str]  # what the run could not do as drawn
     logs: dict[str, str] = field(default_factory=dict)  # their ends, by worker
+    gone_before: set[str] = field(default_factory=set)  # workers, when `settle` began
     waited: float = 0.0  # seconds from the outcome until it was seen whether messages came back
     stayed: dict[str, bool] = field(default_factory=dict)  # in `unacked` all the while, by task
 
@@ -141,7 +142,9 @@ class _Scene:
             self._break(module, draw.faults)
         if draw.take_over:
             self._start(draw.pools[:1])
+        gone = {worker.name for worker in self.stack.workers if not lives(worker.pid)}
         seen = self._look(self.stack.settle(timeout=patience))
+        seen.gone_before = gone
         self._wait_for_returns(seen)
         return seen
 
@@ -257,8 +260,10 @@ class _Scene:
         )
 
     def _add(self, module: ModuleType) -> None:
+        # Not of the broadcast: that ends the worker (NotEquivalentError), and is another matter.
+        queues = [task.queue for task in self.draw.tasks if task.queue != TO_ALL]
         module.app.control.add_consumer(
-            self.draw.tasks[-1].queue, destination=[f"{self._worker.name}@stack"]
+            [*self.draw.consumed, *queues][-1], destination=[f"{self._worker.name}@stack"]
         )
 
     def _purge(self, module: ModuleType) -> None:
