@@ -193,7 +193,9 @@ def unacked(server: HasClient, db: int = 0) -> pd.DataFrame:
         [tag, *task_of(message), queue, since, now - since]
         for tag, message, queue, since in held(server, db)
     ]
-    return pd.DataFrame(rows, columns=["tag", "id", "task", "queue", "since", "age"])
+    table = pd.DataFrame(rows, columns=["tag", "id", "task", "queue", "since", "age"])
+    table["id"] = pd.Series([row[1] for row in rows], dtype=object)  # None, which pandas makes NaN
+    return table
 
 
 def decode(message: dict[str, Any]) -> dict[str, Any]:

@@ -165,9 +165,12 @@ def programs() -> Iterator[tuple[str, str]]:
 
 
 def reads_words(code: str) -> bool:
-    """Does it take a column of words from a table, or query one?"""
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Subscript):
+    """Does it take a column of words from a table, or query one, other than to show it?"""
+    tree = ast.parse(code)
+    texts = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    shown = {part for text in texts for part in ast.walk(text)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and node not in shown:
             names = {each.value for each in ast.walk(node.slice) if isinstance(each, ast.Constant)}
             if names & set(WORDS):
                 return True
