@@ -38,6 +38,9 @@ class Consumers:
 
     def _disconnects(self, event: Event) -> None:
         self._lost[event["pid"]] = self._lost.get(event["pid"], 0) + 1
+        self._leaves(event)
+
+    def _leaves(self, event: Event) -> None:
         nothing: frozenset[str] = frozenset()
         self._subscribed.append((event["at"], event["pid"], event.get("worker", ""), nothing))
 
@@ -90,6 +93,7 @@ class Consumers:
 _READ = {
     **dict.fromkeys(_SAYS, Consumers._says),
     "disconnected": Consumers._disconnects,
+    "left": Consumers._leaves,
     "received": Consumers._receives,
     "revoked": Consumers._revokes,
 }

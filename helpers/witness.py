@@ -190,8 +190,12 @@ def _watch_consumer(app: Celery, ledger: Ledger) -> None:
             ledger.append("connected", **_about(consumer))
 
         def stop(self, consumer: Any) -> None:
-            if not (worker.should_stop or worker.should_terminate):  # else it shuts down
-                ledger.append("disconnected", worker=_short(consumer.hostname))
+            # Who shuts down still runs what it has in hand, and hears no broadcast any more.
+            # The flags are exit codes, of which 0 is one (`celery/worker/state.py`).
+            flags = (worker.should_stop, worker.should_terminate)
+            shuts_down = any(flag is not None and flag is not False for flag in flags)
+            event = "left" if shuts_down else "disconnected"
+            ledger.append(event, worker=_short(consumer.hostname))
 
     def tell(consumer: Any) -> Callable[[], None]:
         return lambda: ledger.append("consuming", **_about(consumer))
