@@ -272,6 +272,9 @@ def _truth(task_id: str, kind: str, look: Look, answers: Answers) -> Truth:
         return Truth(where, why, consumed=consumed)
     if state == "REVOKED":
         return _revoked(task_id, kind, wrote["start"], answers)
+    if any(task_id in ids for ids in answers.revoked.values()):
+        # A dropped copy says REVOKED, and the one that asked for the retry may say RETRY later.
+        return Truth(None, "revoked, and nothing says that it was dropped")
     return Truth("lost")
 
 
@@ -289,6 +292,8 @@ def _broadcast(task_id: str, look: Look, answers: Answers, there: Collection[str
         return Truth(None, "a broadcast that is still somewhere")
     if look.states.get(task_id) == "REVOKED":
         return Truth(None, "a broadcast that was revoked")
+    if look.states.get(task_id) == "FAILURE":
+        return Truth(None, "a broadcast that failed somewhere")
     if set(starts) >= set(there) and starts and ended == starts.total():
         return Truth("done")
     return Truth(None if starts else "lost", "a broadcast that some workers have run")
