@@ -15,4 +15,8 @@ KEPT = {
     "the list of a broadcast had a consumer, and nobody reads it": (
         "{'pools': ('threads',), 'tasks': [{'kind': 'misrouted', 'queue': 'to_all'}]}"
     ),
+    "a worker that had shut down was still meant by a broadcast": (
+        "{'pools': ('threads', 'prefork'), 'faults': ('SIGQUIT',), 'moment': 'before', "
+        "'tasks': [{'kind': 'broadcast', 'queue': 'to_all'}]}"
+    ),
 }

@@ -71,6 +71,7 @@ class Answers:
     known: Mapping[str, set[str]] = field(default_factory=dict)  # ids that a worker has in hand
     revoked: Mapping[str, set[str]] = field(default_factory=dict)
     queues: Mapping[str, set[str]] = field(default_factory=dict)
+    told: frozenset[str] = frozenset()  # ids that any worker has logged
 
     @property
     def complete(self) -> bool:
@@ -163,9 +164,9 @@ class Oracle:
         stored = self._results.get(f"celery-task-meta-{task_id}")
         return json.loads(stored)["status"] if stored else None
 
-    def ask(self, workers: Iterable[str], timeout: float) -> Answers:
-        """What the workers know, over the broker. Seconds for each of five questions."""
-        names = sorted(workers)
+    def ask(self, logs: Mapping[str, str], timeout: float) -> Answers:
+        """What workers know, over the broker. `logs` are theirs; seconds for each question."""
+        names = sorted(logs)
         if not names:
             return Answers()
         app = Celery("oracle", broker=self._url, set_as_current=False)
@@ -176,6 +177,7 @@ class Oracle:
             revoked, queues = inspect.revoked() or {}, inspect.active_queues() or {}
         finally:
             app.close()
+        parts[2] = _without_forgotten(parts[2] or {}, logs)
         complete = [name for name in names if all(name in (part or {}) for part in parts)]
         known = {
             name: {_entry(one) for part in parts for one in (part or {})[name]} for name in complete
@@ -192,6 +194,23 @@ def _id(message: Mapping[str, Any]) -> str:
     """Celery gives it as correlation id in both of its protocols; a foreign message has none."""
     headers, properties = message.get("headers") or {}, message.get("properties") or {}
     return str(properties.get("correlation_id") or headers.get("id") or "")
+
+
+def _without_forgotten(
+    scheduled: Mapping[str, list[Any]], logs: Mapping[str, str]
+) -> dict[str, list[Any]]:
+    """What a worker waits to run, without what it received before it lost its connection.
+
+    It cancels these (`celery/worker/consumer/consumer.py: Consumer.on_close`), never runs them, and
+    goes on to list them: a cancelled entry stays in its timer's queue until its time comes.
+    """
+    kept = {}
+    for name, entries in scheduled.items():
+        lost = logs[name].rfind("Connection to broker lost")
+        kept[name] = [
+            one for one in entries if logs[name].rfind(f"[{_entry(one)}] received") > lost
+        ]
+    return kept
 
 
 def _read(queues: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -238,7 +257,9 @@ def _truth(task_id: str, kind: str, look: Look, answers: Answers) -> Truth:
     wrote = Counter(line.what for line in lines)
     where, why, consumed = _where(task_id, look, answers)
     if kind in ("unknown", "refused"):  # nothing can run it
-        return Truth(where or (None if why else "discarded"), why, consumed=consumed)
+        if where or why:
+            return Truth(where, why, consumed=consumed)
+        return Truth("discarded" if task_id in answers.told else "lost")
     finished = wrote["end"] + wrote["ignore"]  # of which the latter stores no result
     ended = state in ("SUCCESS", "FAILURE") or bool(wrote["ignore"])
     cut_off = wrote["end"] == wrote["start"] == 1 and state == "FAILURE"
@@ -251,6 +272,9 @@ def _truth(task_id: str, kind: str, look: Look, answers: Answers) -> Truth:
         return Truth(where, why, consumed=consumed)
     if state == "REVOKED":
         return _revoked(task_id, kind, wrote["start"], answers)
+    if any(task_id in ids for ids in answers.revoked.values()):
+        # A dropped copy says REVOKED, and the one that asked for the retry may say RETRY later.
+        return Truth(None, "revoked, and nothing says that it was dropped")
     return Truth("lost")
 
 
@@ -268,6 +292,8 @@ def _broadcast(task_id: str, look: Look, answers: Answers, there: Collection[str
         return Truth(None, "a broadcast that is still somewhere")
     if look.states.get(task_id) == "REVOKED":
         return Truth(None, "a broadcast that was revoked")
+    if look.states.get(task_id) == "FAILURE":
+        return Truth(None, "a broadcast that failed somewhere")
     if set(starts) >= set(there) and starts and ended == starts.total():
         return Truth("done")
     return Truth(None if starts else "lost", "a broadcast that some workers have run")

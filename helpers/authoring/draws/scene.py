@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -286,12 +286,16 @@ class _Scene:
         before = self.oracle.look(self.kinds, queues)
         workers = self.stack.workers
         alive = {worker.name: lives(worker.pid) for worker in workers}
-        asked = [f"{name}@stack" for name, lives_on in alive.items() if lives_on]
+        asked = {f"{own.name}@stack": own.log.text for own in workers if alive[own.name]}
         answers = self.oracle.ask(asked, timeout=1.5) if self._open(before) else Answers()
+        logs = "".join(worker.log.text for worker in workers)
+        told = frozenset(task_id for task_id in self.kinds if task_id in logs)
+        if "Can't decode message body" in logs:  # which does not always name it
+            told |= {task_id for task_id, kind in self.kinds.items() if kind == "refused"}
         return Seen(
             outcome=outcome,
             before=before,
-            answers=answers,
+            answers=replace(answers, told=told),
             after=self.oracle.look(self.kinds, queues),
             kinds=self.kinds,
             alive=alive,
