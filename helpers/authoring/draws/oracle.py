@@ -292,8 +292,8 @@ def _broadcast(task_id: str, look: Look, answers: Answers, there: Collection[str
         return Truth(None, "a broadcast that is still somewhere")
     if look.states.get(task_id) == "REVOKED":
         return Truth(None, "a broadcast that was revoked")
-    if look.states.get(task_id) == "FAILURE":
-        return Truth(None, "a broadcast that failed somewhere")
+    if starts and look.states.get(task_id) != "SUCCESS":
+        return Truth(None, "a broadcast that failed, or was cut off, somewhere")
     if set(starts) >= set(there) and starts and ended == starts.total():
         return Truth("done")
     return Truth(None if starts else "lost", "a broadcast that some workers have run")

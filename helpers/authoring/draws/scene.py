@@ -290,7 +290,7 @@ class _Scene:
         answers = self.oracle.ask(asked, timeout=1.5) if self._open(before) else Answers()
         logs = "".join(worker.log.text for worker in workers)
         told = frozenset(task_id for task_id in self.kinds if task_id in logs)
-        if "Can't decode message body" in logs:  # which does not always name it
+        if "Refusing to deserialize untrusted content" in logs:  # which does not name it
             told |= {task_id for task_id, kind in self.kinds.items() if kind == "refused"}
         return Seen(
             outcome=outcome,
