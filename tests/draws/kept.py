@@ -19,10 +19,6 @@ KEPT = {
         "{'pools': ('threads', 'prefork'), 'faults': ('SIGQUIT',), 'moment': 'before', "
         "'tasks': [{'kind': 'broadcast', 'queue': 'to_all'}]}"
     ),
-}
-
-# Not mended yet: nothing tells the ledger when a worker was killed. Left out of what is drawn.
-OPEN = {
     "a worker that was killed before a broadcast was meant by it": (
         "{'pools': ('threads', 'prefork'), 'faults': ('kill worker',), 'moment': 'before', "
         "'tasks': [{'kind': 'broadcast', 'queue': 'to_all'}]}"

@@ -3,7 +3,7 @@
 import ast
 import random
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any, Self
 
@@ -121,12 +121,6 @@ def draw(seed: str, left_out: Collection[str] = ()) -> Draw:
     ]
     broken = tuple(chance.choices(faults, k=chance.choice((0, 1, 1, 1, 1, 1, 2, 2))))
     moment = chance.choice(MOMENTS)
-    if moment == "before" and "kill worker" in broken:
-        # Open, see OPEN in tests/draws/kept.py: remove this with it.
-        tasks = [
-            replace(task, kind="ok", queue=queues[0]) if task.kind == "broadcast" else task
-            for task in tasks
-        ]
     return Draw(
         options=options,
         conf=_conf(chance),
