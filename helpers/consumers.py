@@ -60,7 +60,7 @@ class Consumers:
 
     def _leaves(self, event: Event) -> None:
         """It shuts down: takes nothing any more, and its event loop stands still."""
-        nothing = {"queues": [], "broadcasts": [], "sweep_period": math.inf}
+        nothing = {"queues": [], "broadcasts": [], "sweep_period": math.inf, "leaving": True}
         self._said[event["pid"]] = self._said.get(event["pid"], event) | nothing
         self._hears_nothing(event)
 
@@ -96,6 +96,14 @@ class Consumers:
     def consumed(self) -> set[str]:
         """The queues that somebody consumes now, as the broker calls them."""
         return {event.get("prefix", "") + queue for event in self.now for queue in event["queues"]}
+
+    @property
+    def leaving(self) -> bool:
+        """Whether a worker shuts down: what it asked for may be in its socket, in no store.
+
+        It puts that back when its channel closes (`kombu/transport/redis.py: Channel.close`).
+        """
+        return any(event.get("leaving") for event in self.now)
 
     def has_in_hand(self, tag: str, task_id: str) -> bool:
         """Whether a live consumer knows of a delivery: it was its own, and it did not forget it.

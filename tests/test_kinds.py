@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from helpers import Stack, faults, lens
+from helpers import Stack, faults
 from helpers.settle import count
 from helpers.worker import Worker
 
@@ -52,9 +52,10 @@ def here(tmp_path: Path) -> Path:
 
 def known(app: Any) -> set[str]:
     """What the live workers know of, in their own words."""
-    scheduled = app.control.inspect(timeout=0.5).scheduled() or {}
-    waiting = {it["request"]["id"] for own in scheduled.values() for it in own}
-    return lens.running(app, timeout=0.5) | waiting
+    inspect = app.control.inspect(timeout=10, limit=1)  # there is one to answer
+    asked = [inspect.active(), inspect.reserved(), inspect.scheduled()]
+    found = [it for answer in asked for own in (answer or {}).values() for it in own]
+    return {it.get("request", it)["id"] for it in found}
 
 
 def said(stack: Stack, event: str, times: int = 1) -> None:
@@ -70,8 +71,10 @@ def test_a_live_worker_forgot_what_it_had_prefetched(here: Path) -> None:
         worker = stack.start_worker("--concurrency=2")
         module = stack.load("kinds")
         for _ in range(12):
-            module.work.delay(0.8)
+            module.work.delay(1.5)
         said(stack, "received", 10)
+        client = stack.redis.client()
+        stack.wait_until(lambda: not client.info()["blocked_clients"], "full: it asks no more")
         with faults.down(stack.redis):
             pass
         said(stack, "connected", 2)
@@ -85,7 +88,8 @@ def test_a_live_worker_forgot_what_it_had_prefetched(here: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["runs", "waits"])
-def test_a_busy_worker_that_exits_leaves_its_messages(here: Path, what: str) -> None:
+def test_a_message_in_a_workers_hands_when_redis_restarts(here: Path, what: str) -> None:
+    """Celery 5.7.0 mostly exits with code 1, by chance it lives on; 5.6.3 lives on."""
     with Stack(here, redis=KEEPS) as stack:
         worker = stack.start_worker("--concurrency=2")
         module = stack.load("kinds")
@@ -93,12 +97,14 @@ def test_a_busy_worker_that_exits_leaves_its_messages(here: Path, what: str) -> 
         stack.wait_for("received" if what == "waits" else "started", task)
         with faults.down(stack.redis):
             pass
-        if not what == "waits":
-            worker.kill_child()
-        stack.wait_until(lambda: not worker.alive, "ended", 20)
-        outcome = stack.settle(timeout=15, quiet=0.3)
+        back = lambda: stack.ledger.count("connected") == 2  # noqa: E731
+        stack.wait_until(lambda: back() or not worker.alive, "over", 20)
+        if worker.alive:
+            assert count(stack).counts == ({"held": 1} if what == "runs" else {"stranded": 1})
+            worker.kill()
+        outcome = stack.settle(timeout=2, quiet=0.3)
         assert outcome.counts == {"stranded": 1}
-        assert "worker1 ended with exit code 1" in outcome.sentence
+        assert f"worker1 ended with exit code {worker.exit_code}" in outcome.sentence
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
@@ -145,13 +151,14 @@ def test_a_broadcast_is_meant_for_who_listens_at_that_moment(here: Path) -> None
         stack.start_worker("--concurrency=1", "--pool=threads")
         second = everyone(module, module.work)
         twice = [everyone(module, module.work, task_id="twice") for _ in range(2)]
-        retried = everyone(module, module.again)
         table = stack.settle(quiet=0.5).table
-        assert table["fate"].to_dict() == dict.fromkeys(
-            [first.id, second.id, twice[0].id, retried.id], "done"
-        )
-        starts = table.loc[[first.id, second.id, "twice", retried.id], "starts"].tolist()
-        assert starts == [1, 2, 4, 6]
+        called = [first.id, second.id, twice[0].id]
+        assert table["fate"].to_dict() == dict.fromkeys(called, "done")
+        assert table.loc[called, "starts"].tolist() == [1, 2, 4]
+        # A retry declares no exchange, so kombu puts it into lists of which nobody takes anything.
+        retried = everyone(module, module.again)
+        row = stack.settle(timeout=5, quiet=0.5).table.loc[retried.id]
+        assert row[["fate", "starts", "consumed"]].tolist() == ["queued", 2, False]
         assert rest[0].alive
 
 
@@ -234,21 +241,21 @@ def test_what_a_revoke_does_depends_on_where_the_task_is(here: Path) -> None:
         assert fates.pop(free.id) == "held" and set(fates.values()) == {"discarded"}
 
 
-def test_who_was_told_of_a_revoke_is_gone_and_another_runs_it(here: Path) -> None:
-    kinds(here, broker_transport_options={"visibility_timeout": 1, "unacked_mutex_expire": 1})
+def test_who_was_told_of_a_revoke_is_gone_and_another_has_it(here: Path) -> None:
+    sweep = {"visibility_timeout": 3, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+    kinds(here, broker_transport_options=sweep)
     with Stack(here) as stack:
         first = stack.start_worker("--concurrency=1")
         module = stack.load("kinds")
-        task = module.work.apply_async((), countdown=4)
+        task = module.work.apply_async((), countdown=600)
         stack.wait_for("received", task)
         module.app.control.revoke(task.id, reply=True)
         assert count(stack).counts == {"discarded": 1}
         faults.kill_between_sweeps(stack, first)
         assert count(stack).counts == {"stranded": 1}
         stack.start_worker("--concurrency=1")
-        stack.wait_until(lambda: stack.ledger.count("received") == 2, "received again", 20)
+        said(stack, "received", 2)
         assert count(stack).counts == {"held": 1}
-        assert stack.settle(quiet=0.3).counts == {"done": 1}
 
 
 # Applications side by side.
@@ -316,7 +323,7 @@ def test_a_worker_that_shuts_down_is_no_consumer_and_holds_what_it_has(here: Pat
     with Stack(here) as stack:
         worker: Worker = stack.start_worker("--concurrency=1")
         module = stack.load("kinds")
-        tasks = [module.work.delay(2) for _ in range(3)]
+        tasks = [module.late.delay(2) for _ in range(4)]  # a full window: it asks for no more
         for task in tasks:
             stack.wait_for("received", task)
         stack.wait_for("started", tasks[0])
@@ -324,7 +331,7 @@ def test_a_worker_that_shuts_down_is_no_consumer_and_holds_what_it_has(here: Pat
         said(stack, "leaving")
         late = module.work.delay()
         table = count(stack).table
-        assert table.loc[[it.id for it in tasks], "fate"].tolist() == ["held"] * 3
+        assert table.loc[[it.id for it in tasks], "fate"].tolist() == ["held"] * 4
         assert table.loc[late.id, "where"] == "queue celery, no consumer"
         stack.wait_until(lambda: not worker.alive, "ended")
-        assert stack.settle(timeout=1, quiet=0.2).counts == {"done": 1, "queued": 3}
+        assert stack.settle(timeout=1, quiet=0.2).counts == {"done": 1, "queued": 4}
