@@ -19,7 +19,8 @@ from kombu import Queue
 
 app = Celery("kinds")
 app.conf.update({settings!r})
-app.conf.task_queues = (Queue("celery"), Broadcast("everyone"))
+if {listens}:
+    app.conf.task_queues = (Queue("celery"), Broadcast("everyone"))
 app.conf.task_ignore_result = True
 
 @app.task
@@ -38,8 +39,8 @@ def again(self):
 KEEPS = {"appendonly": "yes", "appendfsync": "always"}
 
 
-def kinds(directory: Path, name: str = "kinds", **settings: Any) -> None:
-    (directory / f"{name}.py").write_text(KINDS.format(settings=settings))
+def kinds(directory: Path, name: str = "kinds", listens: bool = False, **settings: Any) -> None:
+    (directory / f"{name}.py").write_text(KINDS.format(settings=settings, listens=listens))
 
 
 @pytest.fixture
@@ -98,7 +99,10 @@ def test_a_message_in_a_workers_hands_when_redis_restarts(here: Path, what: str)
         with faults.down(stack.redis):
             pass
         back = lambda: stack.ledger.count("connected") == 2  # noqa: E731
-        stack.wait_until(lambda: back() or not worker.alive, "over", 20)
+        ends = lambda: stack.ledger.count("leaving") or not worker.alive  # noqa: E731
+        stack.wait_until(lambda: back() or ends(), "over", 20)
+        if ends() and what == "waits":  # else it waits for what runs
+            worker.wait(20)
         if worker.alive:
             assert count(stack).counts == ({"held": 1} if what == "runs" else {"stranded": 1})
             worker.kill()
@@ -132,14 +136,33 @@ def test_held_is_what_the_worker_knows_after_a_reset(here: Path, pool: str) -> N
 # Broadcasts.
 
 
+@pytest.fixture
+def hearing(here: Path) -> Path:
+    """Of an application that listens, so that its workers poll whatever they hold."""
+    kinds(here, listens=True)
+    return here
+
+
+def listener(stack: Stack, *options: str) -> Worker:
+    """It subscribes a moment after it is ready, and misses what is said before."""
+    worker = stack.start_worker("--concurrency=1", *options)
+
+    def subscribed() -> bool:
+        told = [event for event in stack.ledger.of("consuming") if event["pid"] == worker.pid]
+        return bool(told and told[-1]["broadcasts"])
+
+    stack.wait_until(subscribed, "subscribed")
+    return worker
+
+
 def everyone(module: Any, task: Any, **options: Any) -> Any:
     exchange = module.app.amqp.queues["everyone"].exchange
     return task.apply_async(exchange=exchange, routing_key="celery", declare=[exchange], **options)
 
 
-def test_a_broadcast_is_meant_for_who_listens_at_that_moment(here: Path) -> None:
-    with Stack(here) as stack:
-        gone, *rest = [stack.start_worker("--concurrency=1") for _ in range(2)]
+def test_a_broadcast_is_meant_for_who_listens_at_that_moment(hearing: Path) -> None:
+    with Stack(hearing) as stack:
+        gone, *rest = [listener(stack) for _ in range(2)]
         module = stack.load("kinds")
         gone.kill()
         first = everyone(module, module.work)
@@ -148,7 +171,7 @@ def test_a_broadcast_is_meant_for_who_listens_at_that_moment(here: Path) -> None
             1,
         ]
         stack.start_worker("--concurrency=1", "--queues=celery")  # does not listen
-        stack.start_worker("--concurrency=1", "--pool=threads")
+        listener(stack, "--pool=threads")
         second = everyone(module, module.work)
         twice = [everyone(module, module.work, task_id="twice") for _ in range(2)]
         table = stack.settle(quiet=0.5).table
@@ -162,9 +185,9 @@ def test_a_broadcast_is_meant_for_who_listens_at_that_moment(here: Path) -> None
         assert rest[0].alive
 
 
-def test_a_worker_killed_in_a_broadcast_lost_it(here: Path) -> None:
-    with Stack(here) as stack:
-        workers = [stack.start_worker("--concurrency=1") for _ in range(2)]
+def test_a_worker_killed_in_a_broadcast_lost_it(hearing: Path) -> None:
+    with Stack(hearing) as stack:
+        workers = [listener(stack) for _ in range(2)]
         module = stack.load("kinds")
         everyone(module, module.work, args=(2,))
         said(stack, "started", 2)
@@ -173,8 +196,8 @@ def test_a_worker_killed_in_a_broadcast_lost_it(here: Path) -> None:
         assert (outcome.counts, outcome.verdict) == ({"lost": 1}, "broke")
 
 
-def test_a_broadcast_that_nobody_hears_is_lost(here: Path) -> None:
-    with Stack(here) as stack:
+def test_a_broadcast_that_nobody_hears_is_lost(hearing: Path) -> None:
+    with Stack(hearing) as stack:
         stack.start_worker("--concurrency=1", "--queues=celery")
         module = stack.load("kinds")
         everyone(module, module.work)
