@@ -299,6 +299,11 @@ class _Sight:
             task_id: queue for queue, ids in census.queued.items() for task_id in ids if task_id
         }
 
+    @property
+    def leaving(self) -> bool:
+        """Whether a live worker shuts down."""
+        return self._consumers.leaving
+
     def ids(self) -> list[str]:
         """Of the tasks whose message the broker has."""
         return [*self._queue, *self._unacked]
@@ -381,10 +386,14 @@ def classify(
     rows = [_row(task_id, seen.get(task_id) or _Seen(), sight) for task_id in ids]
     table = pd.DataFrame(rows, columns=_COLUMNS).set_index("id")
     certain = Counter(table["fate"])
+    lost_now = table["fate"] == "lost"
     if out_of_time:  # what is stranded may be on its way back, what is nowhere to a worker
-        lost = table.index[table["fate"] == "lost"]
+        lost = table.index[lost_now]
         certain["lost"], certain["stranded"] = len(set(lost) & set(lost_before)), 0
     doubts = _doubts(table, out_of_time)
+    if sight.leaving and (unseen := sum(not seen[it].tag for it in table.index[lost_now])):
+        certain["lost"] = max(0, certain["lost"] - unseen)
+        doubts.append(f"{unseen} tasks may be in the socket of a worker that shuts down")
     verdict, reasons = _verdict(certain, _void(history, census), doubts + _undecided(table))
     return Outcome(title, table, verdict, reasons, log_errors, exits=at.exits, foreign=at.foreign)
 

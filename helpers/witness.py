@@ -182,6 +182,7 @@ def _watch_consumer(app: Celery, ledger: Ledger) -> None:
                 told(message, error)
                 _discarded(ledger, message, f"refused content: {error!r}")
 
+            consumers.append(consumer)
             consumer.on_decode_error = on_decode_error
             # The event loop calls on_ready each time it consumes again (`celery/worker/loops.py`).
             consumer.on_ready = _then(consumer.on_ready, tell(consumer, "connected"))
@@ -195,6 +196,22 @@ def _watch_consumer(app: Celery, ledger: Ledger) -> None:
             lost = consumer.blueprint.state == bootsteps.RUN
             event = "disconnected" if lost else "leaving"
             ledger.append(event, worker=_short(consumer.hostname))
+
+    consumers: list[Any] = []
+    channel: Any = redis.Channel
+    subscribe = channel._subscribe
+
+    def subscribed(self: Any) -> None:
+        """Comes after on_ready, and after each message (`MultiChannelPoller._register_LISTEN`)."""
+        subscribe(self)
+        heard = {self._fanout_queues[queue][0] for queue in self.active_fanout_queues}
+        if heard != getattr(self, "heard", None):
+            self.heard = heard
+            for consumer in consumers:
+                if consumer.connection and consumer.connection.default_channel is self:
+                    ledger.append("consuming", **_about(consumer))
+
+    channel._subscribe = subscribed
 
     def tell(consumer: Any, event: str) -> Callable[[], None]:
         return lambda: ledger.append(event, **_about(consumer))
@@ -283,12 +300,16 @@ def _about(consumer: Any) -> dict[str, Any]:
     """Who consumes what, as of now, and when it puts back what it was not told of."""
     queues = consumer.app.amqp.queues.consume_from
     fanout = {name: q for name, q in queues.items() if q.exchange.type == "fanout"}
+    broadcasts = {queue.exchange.name for queue in fanout.values()}
+    channel = consumer.connection.default_channel
+    if hasattr(channel, "_subscribe"):  # Redis: only what it has asked for comes
+        broadcasts &= getattr(channel, "heard", set())
     return {
         "worker": _short(consumer.hostname),
         "queues": sorted(queues.keys() - fanout.keys()),
-        "broadcasts": sorted({queue.exchange.name for queue in fanout.values()}),
+        "broadcasts": sorted(broadcasts),
         # As the broker calls them (`kombu/transport/redis.py: PrefixedStrictRedis`).
-        "prefix": getattr(consumer.connection.default_channel, "global_keyprefix", ""),
+        "prefix": getattr(channel, "global_keyprefix", ""),
         # A pool without this gets each task at once (`celery/worker/worker.py: _process_task_sem`).
         "takes_all": not (consumer.pool.uses_semaphore or isinstance(consumer.pool, solo.TaskPool)),
         "transport_options": dict(consumer.app.conf.broker_transport_options),

@@ -159,6 +159,16 @@ def test_a_worker_that_shuts_down_brings_nothing_back() -> None:
     assert (row["fate"], row["latest_return"]) == ("stranded", math.inf)
 
 
+def test_what_a_worker_that_shuts_down_had_asked_for_is_not_surely_lost() -> None:
+    told = Told().ready().publish().say("leaving", ONE)
+    outcome = told.judge()
+    assert (outcome.counts, outcome.verdict) == ({"lost": 1}, "inconclusive")
+    assert "1 tasks may be in the socket of a worker that shuts down" in outcome.sentence
+    assert told.judge(live=()).verdict == "broke"
+    seen = Told().ready().publish().receive().start(TWO).say("leaving", ONE)
+    assert seen.judge(live=(ONE,)).verdict == "broke"
+
+
 # Queues that a worker takes up or gives up.
 
 
