@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from helpers.consumers import Consumers
-from helpers.ledger import Event, History
+from helpers.ledger import Event, History, without_gc
 
 
 class Fate(NamedTuple):
@@ -150,14 +150,14 @@ class _Seen:
     received_at: float = 0.0
     waits: bool = False  # received, and neither started nor dropped nor put back since
     why: str = ""
-    broadcasts: list[tuple[str, float, int]] = field(default_factory=list)
+    broadcasts: tuple[tuple[str, float, int], ...] = ()  # exchange, when, number of retries
     by: dict[tuple[str, int], int] = field(default_factory=dict)  # of a broadcast: starts
 
 
 def _attempted(task: _Seen, event: Event) -> None:
     _add(task.attempted, event["retries"])
     if exchange := event.get("broadcast"):
-        task.broadcasts.append((exchange, event["at"], event["retries"]))
+        task.broadcasts += ((exchange, event["at"], event["retries"]),)
 
 
 def _accepted(task: _Seen, event: Event) -> None:
@@ -359,6 +359,7 @@ _COLUMNS = ["id", "task", "fate", "accepted", "starts", "finishes", "where", "wh
 _COLUMNS += _Whereabouts._fields
 
 
+@without_gc()
 def classify(
     history: History,
     census: Census | None,
