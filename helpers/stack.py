@@ -17,6 +17,14 @@ from celery import Celery, _state
 from celery.result import AsyncResult
 
 from helpers import reaper
+from helpers.addresses import (
+    BACKEND,
+    SETTINGS,
+    VARIABLES,
+    check_backend,
+    check_broker,
+    forget_addresses,
+)
 from helpers.beat import Beat
 from helpers.brokers import Broker
 from helpers.brokers.redis import RedisServer
@@ -35,11 +43,6 @@ from helpers.witness import (
     watch_publishes,
 )
 from helpers.worker import Worker
-
-_ADDRESSES = ("broker_url", "broker_read_url", "broker_write_url")
-# Celery reads these lazily, and they beat `conf.broker_url`.
-_VARIABLES = tuple(f"CELERY_{setting.upper()}" for setting in _ADDRESSES)
-_BACKEND = "CELERY_RESULT_BACKEND"
 
 
 def import_file(path: Path) -> ModuleType:
@@ -86,7 +89,9 @@ class Stack:
         self._closed = False
         if earlier := self._open.pop(name, None):
             earlier.close()
-        _forget_addresses()
+        forget_addresses()
+        if isinstance(backend, str) and backend != "same":
+            check_backend(backend)
         self._private = self.directory / f".{name}"
         try:
             reaper.remove(self._private)
@@ -94,6 +99,7 @@ class Stack:
             reaper.check_writable(self._private)
             self.ledger = Ledger(self._private / "ledger.jsonl")
             self.broker = self._start_broker(broker, redis)
+            check_broker(self.broker.broker_url)
             self._results: RedisServer | None = None
             if isinstance(backend, Mapping):
                 self._results = self._start_server("results", backend)
@@ -226,10 +232,10 @@ class Stack:
 
     def _environment(self) -> dict[str, str]:
         environment = dict(os.environ)
-        environment.update(dict.fromkeys(_VARIABLES, self.broker.broker_url))
+        environment.update(dict.fromkeys(VARIABLES, self.broker.broker_url))
         environment[OPTIONS_VARIABLE] = json.dumps(dict(self.broker.broker_transport_options))
         if self.backend_url:
-            environment[_BACKEND] = self.backend_url
+            environment[BACKEND] = self.backend_url
         environment[LEDGER_VARIABLE] = str(self.ledger.path)
         # A killed prefork worker leaves a `pymp-*` folder in its temporary directory.
         environment["TMPDIR"] = str(self._private)
@@ -254,29 +260,32 @@ class Stack:
         shared = set(_state._on_app_finalizers)
         try:
             module = import_file(path)
-            apps = [value for value in vars(module).values() if isinstance(value, Celery)]
+            apps = _applications(module)
             for app in apps:
                 app.finalize()  # now, while it is offered the file's own `@shared_task`s
         finally:
             _state._on_app_finalizers.intersection_update(shared)
         if not apps:
             raise StackError(f'{name}.py has no application: app = Celery("{name}")')
-        app = apps[0]
-        if any(app.conf[setting] for setting in _ADDRESSES):
+        if any(app.conf[setting] for app in apps for setting in SETTINGS):
             warnings.warn(
                 f"{name}.py points at a broker of its own. Leave the address out: "
                 "the stack gives it its private Redis",
                 AnotherBroker,
                 stacklevel=2,
             )
-        for setting in _ADDRESSES:
+        for app in apps:
+            self._point_here(app)
+        return module
+
+    def _point_here(self, app: Celery) -> None:
+        for setting in SETTINGS:
             app.conf[setting] = self.broker.broker_url
         add_transport_options(app, self.broker.broker_transport_options)
         self.broker.learn(app.conf.broker_transport_options)
         app.conf.result_backend = self.backend_url
         watch_publishes(app, self.ledger)
         self._apps.append(app)
-        return module
 
     def settle(self, timeout: float = 15, quiet: float = 1.0) -> Outcome:
         """Heal, drain, count: the fate of every task. Seconds.
@@ -410,11 +419,12 @@ def _checked(name: str) -> str:
     return name
 
 
-def _forget_addresses() -> None:
-    """An address in this process would send the notebook's tasks to somebody's real broker."""
-    for name in (*_VARIABLES, _BACKEND):
-        if os.environ.pop(name, None) is not None:
-            warnings.warn(f"{name} is not used here: removed it from this process", stacklevel=3)
+def _applications(module: ModuleType) -> list[Celery]:
+    """Each once: `current_app` is a name for one of them."""
+    found = [value for value in vars(module).values() if isinstance(value, Celery)]
+    return list(
+        dict.fromkeys(getattr(app, "_get_current_object", lambda a=app: a)() for app in found)
+    )
 
 
 def _detach(app: Celery) -> None:
