@@ -24,15 +24,17 @@ def poll(condition: Callable[[], object], timeout: float, pause: float = 0.01) -
 
 
 class Log:
-    """The log file of one process."""
+    """The log of one process: what it printed, then what it wrote into a file of its choice."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *more: Path) -> None:
         self.path = path
+        self._paths = (path, *more)
 
     @property
     def text(self) -> str:
         """The whole log so far."""
-        return self.path.read_text(errors="replace") if self.path.exists() else ""
+        files = (path for path in self._paths if path.is_file())  # a device would have no end
+        return "".join(path.read_text(errors="replace") for path in files)
 
     @property
     def errors(self) -> list[str]:

@@ -9,8 +9,8 @@ from helpers.errors import BrokerSilent
 from helpers.fates import Census, Outcome, classify
 from helpers.ledger import Ledger
 from helpers.process import Process
+from helpers.program import Program
 from helpers.status import Status
-from helpers.worker import Worker
 
 # A parent looks after its children every 5 s (`celery/concurrency/asynpool.py: AsynPool.timers`),
 # and gives a dead one 10 s to have reported (`billiard/pool.py: LOST_WORKER_TIMEOUT`).
@@ -23,11 +23,14 @@ class Settling(Protocol):
     name: str
     ledger: Ledger
     broker: Broker
-    workers: list[Worker]
+
+    @property
+    def programs(self) -> Sequence[Program]:
+        """Workers and beats, also those that ended."""
 
     @property
     def alive(self) -> Sequence[Process]:
-        """Servers and workers that are alive."""
+        """Servers, workers and beats that are alive."""
 
     @property
     def patience(self) -> float:
@@ -73,7 +76,7 @@ def count(
     # its way, but never nowhere.
     seen = census(stack)
     history = stack.ledger.read()
-    errors = sum(len(worker.log.errors) for worker in stack.workers)
+    errors = sum(len(program.log.errors) for program in stack.programs)
     return classify(
         history,
         seen,
@@ -128,12 +131,12 @@ def census(stack: Settling) -> Census | None:
     live: set[int] = set()
     exits: dict[str, int] = {}
     ended: dict[int, float] = {}
-    for worker in stack.workers:
-        if (code := worker.exit_code) is None:
-            live |= {worker.pid, *worker.children()}
+    for program in stack.programs:
+        if (code := program.exit_code) is None:
+            live |= {program.pid, *program.children()}
         else:
-            exits[worker.name] = code
-            ended[worker.pid] = worker.ended_at or 0.0
+            exits[program.name] = code
+            ended[program.pid] = program.ended_at or 0.0
     try:
         before = stack.broker.unacked()
         queued = stack.broker.queued()

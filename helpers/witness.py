@@ -1,6 +1,7 @@
 """Writes the ledger from inside the processes that publish and run tasks.
 
-A worker loads it from its command line (`-I helpers.witness`); the application knows nothing of it.
+A worker loads it from its command line (`-I helpers.witness`), a beat with `helpers.beat.Loader`;
+the application knows nothing of it.
 Importing it does nothing unless the environment names a ledger, which only a stack's workers have.
 It uses Celery's own extension points where there are any: signals, a consumer bootstep, a class of
 its own for `app.amqp` and for the transport's `Channel.QoS`.
@@ -95,6 +96,7 @@ def _witnessed(
 def watch_worker(app: Celery, ledger: Ledger) -> None:
     """Record what this worker process receives, starts, finishes, retries, fails and drops."""
     _watch_tasks(ledger)
+    _watch_beat(ledger)
     _watch_consumer(app, ledger)
     _watch_returns(ledger)
     _watch_revokes(ledger)
@@ -163,6 +165,14 @@ def _watch_tasks(ledger: Ledger) -> None:
     @signals.task_rejected.connect(**connect)
     def rejected(message: Any, exc: BaseException | None, **_: Any) -> None:
         _discarded(ledger, message, f"unreadable message: {exc!r}")
+
+
+def _watch_beat(ledger: Ledger) -> None:
+    """A beat of its own, or the one that `celery worker -B` embeds: it starts to send."""
+
+    @signals.beat_init.connect(weak=False)
+    def beating(**_: Any) -> None:
+        ledger.append("beating")
 
 
 def _watch_consumer(app: Celery, ledger: Ledger) -> None:

@@ -63,7 +63,7 @@ def noisy(monkeypatch: pytest.MonkeyPatch) -> None:
 def at_rest(story: Story, name: str) -> Any:
     """A stack in which nothing happens any more."""
     ledger = SimpleNamespace(append=noise, count=noise, read=lambda: History(story.events))
-    return SimpleNamespace(name=name, ledger=ledger, alive=[], workers=[], patience=1.0)
+    return SimpleNamespace(name=name, ledger=ledger, alive=[], programs=[], patience=1.0)
 
 
 def settled(story: Story, at: Census) -> list[Any]:

@@ -275,7 +275,7 @@ def first_to_last(stack: "Stack", watched: bool) -> tuple[float, float]:
     marks = here / "marks"
     marks.unlink(missing_ok=True)
     log = stack.ledger.path.with_name("bench.log")
-    worker = Process("bench", command, cwd=here, env=stack._worker_environment(), log=log)
+    worker = Process("bench", command, cwd=here, env=stack._environment(), log=log)
     try:
         worker.wait_until(
             lambda: marks.exists() and marks.read_text().count("\n") == 2, "done", timeout=120
