@@ -101,6 +101,8 @@ def test_a_signal_to_the_group_reaches_the_children(stack: Stack) -> None:
 
 def test_a_signal_to_the_parent_lets_the_children_finish(stack: Stack) -> None:
     worker = stack.start_worker("--concurrency=1")
-    stack.wait_for("started", stack.load("shop").nap.delay(2))
+    task = stack.load("shop").nap.delay(2)
+    stack.wait_for("started", task)
+    stack.wait_for("acknowledged", task)  # the parent knows by then that the task runs
     worker.stop(timeout=20)
     assert stack.settle().counts == {"done": 1}
