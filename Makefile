@@ -3,6 +3,7 @@
 # make notebooks    run the notebooks and store them with their results
 # make labs         run the labs' solutions, store them, and make the pages of the exercises
 # make test-labs    every answer to every lab, right and wrong, live, ten times (two hours)
+# make test-draws   applications that nobody chose, judged by other means than ours (ten minutes)
 # make grids        measure again what the notebooks show as stored (an hour)
 # make settings     write the settings page from what make grids measured
 # make test-next    run the notebooks with the newest celery, kombu and redis
@@ -15,6 +16,7 @@
 # NOTEBOOKS=notebooks/03_evict_the_queue.ipynb  only this one
 # GRIDS=notebooks/grids/crash_volume.py  grids: only this one; one that was interrupted goes on
 # GRIDS_ARGS="--n 2"  grids: a sample beside what is stored (also --only TEXT, --at-once N)
+# SEED=1 N=20       test-draws: these draws; without SEED fresh ones, and it is printed
 # NEXT="kombu~=5.6.0 celery~=5.6.0"  test-next: with these instead of the newest
 
 NOTEBOOKS ?= notebooks/*.ipynb
@@ -22,10 +24,12 @@ FIRST = notebooks/00_start_here.ipynb
 LABS ?= labs/solutions/*.ipynb
 GRIDS ?= notebooks/grids/*.py
 TIMES ?= 10
+N ?= 200
+SEED ?=
 python := .venv/bin/python
 export PYTHON
 
-.PHONY: lab test notebooks labs test-labs grids settings test-next bench binder site
+.PHONY: lab test notebooks labs test-labs test-draws grids settings test-next bench binder site
 
 # PATH, so that !celery in a cell and a terminal in JupyterLab find the programs of .venv.
 lab:
@@ -53,6 +57,10 @@ labs:
 test-labs:
 	@sh helpers/make_env.sh dev
 	@$(python) -m helpers.authoring.live_labs --times $(TIMES)
+
+test-draws:
+	@sh helpers/make_env.sh dev
+	@$(python) -m helpers.authoring.draws --n $(N) $(if $(SEED),--seed $(SEED))
 
 grids:
 	@sh helpers/make_env.sh lab

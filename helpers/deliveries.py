@@ -78,7 +78,9 @@ class _Lives:
         run.update(ended=at, end=_ENDS[event["event"]])
 
     def restored(self, event: Event, at: float) -> None:
-        rows = self.rows[event["id"]]
+        # The line is written after the fact: by then another worker may have received it.
+        at -= event["at"] - event.get("moved_at", event["at"])
+        rows = [row for row in self.rows[event["id"]] if row["received"] <= at]
         _latest(rows, restored=None).update(restored=at)
         if event["requeued"]:
             _latest(rows, end="").update(ended=at, end="rejected")

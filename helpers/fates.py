@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from helpers.consumers import Consumers
-from helpers.ledger import Event, History
+from helpers.ledger import Event, History, without_gc
 
 
 class Fate(NamedTuple):
@@ -62,6 +62,7 @@ class Census:
     unacked: list[Unacked] = field(default_factory=list)
     live: frozenset[int] = frozenset()
     exits: Mapping[str, int] = field(default_factory=dict)  # exit codes of workers that ended
+    ended: Mapping[int, float] = field(default_factory=dict)  # when that was seen, by process id
 
     @property
     def foreign(self) -> int:
@@ -143,17 +144,20 @@ class _Seen:
     accepted: int = 0
     ends: dict[str, int] = field(default_factory=dict)
     running: dict[int, int] = field(default_factory=dict)  # by process id
+    since: dict[int, float] = field(default_factory=dict)  # the last start there
     on: dict[int, str] = field(default_factory=dict)  # the worker of that process
     tag: str = ""  # of the last delivery
+    received_at: float = 0.0
+    waits: bool = False  # received, and neither started nor dropped nor put back since
     why: str = ""
-    broadcast: str = ""  # the exchange; empty for a task that one worker is to run
-    published_at: float = 0.0
-    by: dict[str, int] = field(default_factory=dict)  # of a broadcast: starts by worker
+    broadcasts: tuple[tuple[str, float, int], ...] = ()  # exchange, when, number of retries
+    by: dict[tuple[str, int], int] = field(default_factory=dict)  # of a broadcast: starts
 
 
 def _attempted(task: _Seen, event: Event) -> None:
     _add(task.attempted, event["retries"])
-    task.broadcast, task.published_at = event.get("broadcast", ""), event["at"]
+    if exchange := event.get("broadcast"):
+        task.broadcasts += ((exchange, event["at"], event["retries"]),)
 
 
 def _accepted(task: _Seen, event: Event) -> None:
@@ -165,20 +169,27 @@ def _noted(task: _Seen, event: Event) -> None:
 
 
 def _received(task: _Seen, event: Event) -> None:
-    task.tag = event["tag"]
+    task.tag, task.received_at, task.waits = event["tag"], event["at"], True
+    task.on[event["pid"]] = event.get("worker", "")
 
 
 def _started(task: _Seen, event: Event) -> None:
     _add(task.started, event["retries"])
     _add(task.running, event["pid"])
     task.on[event["pid"]] = event.get("worker", "")
-    if task.broadcast:
-        _add(task.by, event["worker"])
+    task.since[event["pid"]] = event["at"]
+    task.waits = False
+    if task.broadcasts:
+        _add(task.by, (event["worker"], event["retries"]))
 
 
 def _restored(task: _Seen, event: Event) -> None:
+    # The line is written after the fact: by then another worker may have it, and run it.
+    moved_at: float = event["moved_at"] if "moved_at" in event else event["at"]
+    if task.received_at <= moved_at:
+        task.waits = False
     if event["requeued"]:  # its child was lost
-        task.running.clear()
+        _stop(task, event["pid"], moved_at)
 
 
 def _ended(task: _Seen, event: Event) -> None:
@@ -186,11 +197,19 @@ def _ended(task: _Seen, event: Event) -> None:
     if task.running.get(event["pid"]):
         task.running[event["pid"]] -= 1
     else:  # the parent reports for a child that was lost
-        task.running.clear()
+        _stop(task, event["pid"], event["at"])
+
+
+def _stop(task: _Seen, parent: int, before: float) -> None:
+    """What ran in the pool of a parent, and began before a moment, does so no more."""
+    for pid in list(task.running):
+        if task.on[pid] == task.on.get(parent, task.on[pid]) and task.since[pid] <= before:
+            del task.running[pid]
 
 
 def _dropped(task: _Seen, event: Event) -> None:
     _add(task.ends, event["event"])
+    task.waits = False
 
 
 _READ: dict[str, Callable[[_Seen, Event], None]] = {
@@ -268,13 +287,22 @@ class _Sight:
 
     def __init__(self, history: History, census: Census) -> None:
         self._census = census
-        self._consumers = Consumers(history, census.live)
+        self._consumers = Consumers(history, census.live, census.ended)
         self._names = {event.get("worker") for event in self._consumers.now}
-        self._consumed = {queue for event in self._consumers.now for queue in event["queues"]}
-        self._unacked = {entry.task_id: entry for entry in census.unacked if entry.task_id}
+        self._consumed = self._consumers.consumed
+        self._prefixes = {event.get("prefix", "") for event in self._consumers.ever}
+        self._unacked: dict[str, list[Unacked]] = {}
+        for entry in census.unacked:
+            if entry.task_id:
+                self._unacked.setdefault(entry.task_id, []).append(entry)
         self._queue = {
             task_id: queue for queue, ids in census.queued.items() for task_id in ids if task_id
         }
+
+    @property
+    def leaving(self) -> bool:
+        """Whether a live worker shuts down."""
+        return self._consumers.leaving
 
     def ids(self) -> list[str]:
         """Of the tasks whose message the broker has."""
@@ -283,26 +311,31 @@ class _Sight:
     def whereabouts(self, task_id: str, task: _Seen) -> _Whereabouts:
         """A message in the broker comes first: what a process has besides may be seen later."""
         if (queue := self._queue.get(task_id)) is not None:
-            return _Whereabouts("queued", "queue", queue, queue in self._consumed)
-        if entry := self._unacked.get(task_id):
-            return self._in_unacked(task_id, task, entry)
-        return self._in_a_process(task)
+            # As the application calls it, where one is known.
+            name = min((queue.removeprefix(one) for one in self._prefixes), key=len, default=queue)
+            return _Whereabouts("queued", "queue", name, queue in self._consumed)
+        if entries := self._unacked.get(task_id):
+            return self._in_unacked(task_id, task, entries)
+        return self._in_a_process(task_id, task)
 
-    def _in_unacked(self, task_id: str, task: _Seen, entry: Unacked) -> _Whereabouts:
+    def _in_unacked(self, task_id: str, task: _Seen, entries: list[Unacked]) -> _Whereabouts:
         if self._runs(task):
             return _RUNNING
-        if self._consumers.has_in_hand(entry.tag):
-            dropped = self._consumers.will_drop(entry.tag, task_id)
-            return _REVOKED if dropped else _Whereabouts("held", "unacked")
         consumers = self._consumers
-        returns = _return(entry, self._census.wall, consumers.now, consumers.ever)
+        known = [own.tag for own in entries if consumers.has_in_hand(own.tag, task_id)]
+        if known:
+            dropped = all(consumers.will_drop(tag, task_id) for tag in known)
+            return _REVOKED if dropped else _Whereabouts("held", "unacked")
+        now, ever, wall = consumers.now, consumers.ever, self._census.wall
+        returns = min(_return(entry, wall, now, ever) for entry in entries)
         return _Whereabouts("stranded", "unacked", "", False, *returns)
 
-    def _in_a_process(self, task: _Seen) -> _Whereabouts:
+    def _in_a_process(self, task_id: str, task: _Seen) -> _Whereabouts:
         if self._runs(task):
             return _RUNNING
-        if not task.started and not task.ends and self._consumers.has_in_hand(task.tag):
-            return _IN_MEMORY
+        if task.waits and self._consumers.has_in_hand(task.tag, task_id):
+            dropped = self._consumers.will_drop(task.tag, task_id)
+            return _REVOKED if dropped else _IN_MEMORY
         if any(number and task.on[pid] in self._names for pid, number in task.running.items()):
             return _CHILD_GONE
         return _NOWHERE
@@ -310,15 +343,23 @@ class _Sight:
     def _runs(self, task: _Seen) -> bool:
         return any(number and pid in self._census.live for pid, number in task.running.items())
 
-    def meant_for(self, task: _Seen) -> set[str]:
-        """The workers for which a broadcast was meant: those that were subscribed then."""
-        return self._consumers.subscribed(task.broadcast, task.published_at)
+    def meant_for(self, task: _Seen) -> Counter[tuple[str, int]]:
+        """How often each worker was to start a broadcast, by number of retries.
+
+        It was meant for those that were subscribed when it was published.
+        """
+        meant: Counter[tuple[str, int]] = Counter()
+        for exchange, at, retries in task.broadcasts:
+            for worker in self._consumers.subscribed(exchange, at):
+                meant[worker, retries] += 1
+        return meant
 
 
 _COLUMNS = ["id", "task", "fate", "accepted", "starts", "finishes", "where", "why"]
 _COLUMNS += _Whereabouts._fields
 
 
+@without_gc()
 def classify(
     history: History,
     census: Census | None,
@@ -346,10 +387,14 @@ def classify(
     rows = [_row(task_id, seen.get(task_id) or _Seen(), sight) for task_id in ids]
     table = pd.DataFrame(rows, columns=_COLUMNS).set_index("id")
     certain = Counter(table["fate"])
+    lost_now = table["fate"] == "lost"
     if out_of_time:  # what is stranded may be on its way back, what is nowhere to a worker
-        lost = table.index[table["fate"] == "lost"]
+        lost = table.index[lost_now]
         certain["lost"], certain["stranded"] = len(set(lost) & set(lost_before)), 0
     doubts = _doubts(table, out_of_time)
+    if sight.leaving and (unseen := sum(not seen[it].tag for it in table.index[lost_now])):
+        certain["lost"] = max(0, certain["lost"] - unseen)
+        doubts.append(f"{unseen} tasks may be in the socket of a worker that shuts down")
     verdict, reasons = _verdict(certain, _void(history, census), doubts + _undecided(table))
     return Outcome(title, table, verdict, reasons, log_errors, exits=at.exits, foreign=at.foreign)
 
@@ -369,7 +414,7 @@ def _fate(task: _Seen, spot: _Whereabouts, sight: _Sight) -> str:
     """What became of it, or where nothing final happened, how its message is about."""
     if task.started and not (task.attempted and task.accepted):
         return "recovered" if task.attempted else "unexpected"
-    if task.broadcast:
+    if task.broadcasts:
         return _fate_of_broadcast(task, spot, sight.meant_for(task))
     if not _FINAL.isdisjoint(task.ends):
         return _end(task)
@@ -390,15 +435,16 @@ def _end(task: _Seen) -> str:
     return "done" if "finished" in task.ends else "failed"
 
 
-def _fate_of_broadcast(task: _Seen, spot: _Whereabouts, meant_for: set[str]) -> str:
+def _fate_of_broadcast(task: _Seen, spot: _Whereabouts, meant_for: Counter[tuple[str, int]]) -> str:
     """Done is: once for each publish, on each worker that was subscribed at that moment."""
-    publishes = sum(task.attempted.values())
-    if any(starts > publishes for starts in task.by.values()):
+    # Who is not known to have been subscribed, and heard it all the same, hears each publish once.
+    if any(starts > task.attempted.get(key[1], 0) for key, starts in task.by.items()):
         return "duplicated"
-    ends = sum(task.ends.get(end, 0) for end in _FINAL)
-    if not meant_for - set(task.by) and task.by and ends >= sum(task.by.values()):
-        return "failed" if "failed" in task.ends else "done"
-    return _open(task, spot)
+    missed = any(task.by.get(key, 0) < times for key, times in meant_for.items())
+    unended = any(task.running.values())
+    if missed or unended or not task.by:
+        return _open(task, spot)
+    return "failed" if "failed" in task.ends else "done"
 
 
 def _return(

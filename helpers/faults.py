@@ -47,9 +47,10 @@ def kill_between_sweeps(stack: Stack, worker: Worker) -> None:
     The lock of a sweep outlives its worker, and stops the sweeps of all for five minutes
     (`kombu/transport/redis.py: QoS.restore_visible`, `unacked_mutex_expire`).
     """
+    locks = {kind.key(kind.mutex) for kind in stack.redis.key_names} or {"unacked_mutex"}
     with stack.redis.client() as client:
         worker.pause()
-        while client.exists("unacked_mutex"):
+        while client.exists(*locks):
             worker.resume()
             time.sleep(0.01)
             worker.pause()

@@ -5,11 +5,14 @@ It is a file outside the broker, so Redis cannot lose it. Each event is one line
 written survives the `SIGKILL` of the writer.
 """
 
+import gc
 import itertools
 import json
 import os
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,19 @@ class Ledger:
             self._descriptor = -1
 
 
+@contextmanager
+def without_gc() -> Iterator[None]:
+    """Search for no circles: a million objects without one take a fifth less time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@without_gc()
 def read(path: Path) -> "History":
     """All events of the ledger at `path`, in the order in which they were written."""
     text = path.read_bytes()

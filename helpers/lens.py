@@ -9,6 +9,7 @@ out of an eviction under study.
 
 import base64
 import json
+import re
 import threading
 import time
 from collections.abc import Collection, Iterator
@@ -19,9 +20,10 @@ from typing import Any, Protocol
 import pandas as pd
 import redis
 from celery import Celery
+from kombu.compression import decompress
 from kombu.transport.redis import Channel
 
-from helpers.brokers.redis_keys import KeyNames
+from helpers.brokers.redis_keys import KeyNames, of_key
 
 
 class HasClient(Protocol):
@@ -34,7 +36,9 @@ class HasClient(Protocol):
 @contextmanager
 def reader(server: HasClient, db: int = 0) -> Iterator[Any]:
     """A client that leaves the clock of evictions alone where the server can."""
-    with server.client(db, single_connection_client=True) as client:
+    # Somebody else's names and lists can be any bytes: none is refused, and each is found again.
+    options = {"single_connection_client": True, "encoding_errors": "surrogateescape"}
+    with server.client(db, **options) as client:
         with suppress(redis.ResponseError):  # an older server, see the top of this file
             client.execute_command("CLIENT", "NO-TOUCH", "ON")
         yield client
@@ -73,6 +77,7 @@ class Waiting:
     """One list of a broker: a queue has one for each of its priorities."""
 
     key: str
+    prefix: str
     queue: str
     priority: int
     messages: list[dict[str, Any]]
@@ -84,13 +89,12 @@ def lists(server: HasClient, db: int = 0) -> list[Waiting]:
     with reader(server, db) as client:
         kinds = _key_names(server)
         known = {kind: _bound(client, kind) for kind in kinds if kind.sep != Channel.sep}
-        for key in sorted(client.scan_iter(_type="list", count=1000)):
+        # SCAN can give a key twice.
+        for key in sorted(set(client.scan_iter(_type="list", count=1000))):
             # LPUSH on one end, BRPOP from the other.
             waiting = list(filter(None, map(_message, client.lrange(key, 0, -1))))[::-1]
-            # Of two applications, the one whose prefix says more about the key.
-            kind = max(kinds, key=lambda kind: len(kind.prefix) * key.startswith(kind.prefix))
             if waiting:
-                found.append(Waiting(key, *kind.queue(key, known.get(kind, ())), waiting))
+                found.append(Waiting(key, *of_key(key, kinds, known), waiting))
     return found
 
 
@@ -101,34 +105,49 @@ def _key_names(server: HasClient) -> Collection[KeyNames]:
 
 def _bound(client: Any, kind: KeyNames) -> set[str]:
     """Names of the queues that are bound to an exchange (`Channel._queue_bind`)."""
-    pattern = kind.key(Channel.keyprefix_queue % "*")
+    plain = re.sub(r"[*?\[\]\\^]", r"\\\g<0>", kind.prefix)
+    pattern = plain + Channel.keyprefix_queue % "*"
     bindings = (b for key in client.scan_iter(pattern, _type="set") for b in client.smembers(key))
-    return {binding.rpartition(kind.sep)[2] for binding in bindings}
+    return {kind.bound(binding) for binding in bindings}
 
 
 def _message(raw: str) -> dict[str, Any] | None:
     """A message of kombu; None for what is somebody else's."""
     try:
         message = json.loads(raw)
-        message["headers"], message["properties"]  # a message of kombu has both
-    except (ValueError, TypeError, KeyError):
+    except ValueError:
         return None
-    return dict(message)
+    # A message of kombu has all of them (`kombu/transport/virtual/base.py: prepare_message`).
+    return message if isinstance(message, dict) and message.keys() >= _PARTS else None
 
 
-def task_of(message: dict[str, Any]) -> tuple[str, str] | tuple[None, None]:
+_PARTS = {"body", "headers", "properties"}
+
+
+def task_of(message: dict[str, Any]) -> tuple[str | None, str | None]:
     """The id and the name of the task that a message asks for; None for what is no task.
 
     Protocol 2 has them in its headers, protocol 1 in its body (`celery/app/amqp.py: as_task_v1`).
     """
-    headers = message["headers"] or {}
-    if "id" in headers and "task" in headers:
-        return headers["id"], headers["task"]
+    if found := _both(message["headers"]):
+        return found
     try:
         body = decode(message)["body"]
-        return body["id"], body["task"]
-    except (ValueError, TypeError, KeyError):
-        return None, None  # a pickle is not opened: it runs code
+    except (ValueError, TypeError, KeyError, AttributeError):
+        # A pickle is not opened: it runs code. A task of protocol 1 has these two beside it; the
+        # reply of a worker has no `reply_to`, and that of a queue of kombu's own has neither.
+        properties = message["properties"]
+        asks = isinstance(properties, dict) and properties.get("reply_to")
+        return (properties.get("correlation_id"), None) if asks else (None, None)
+    return _both(body) or (None, None)
+
+
+def _both(part: Any) -> tuple[str, str] | None:
+    """The id and the name of a task, where a part of a message has both."""
+    if not isinstance(part, dict):
+        return None
+    task_id, task = part.get("id"), part.get("task")
+    return (task_id, task) if isinstance(task_id, str) and isinstance(task, str) else None
 
 
 def messages(server: HasClient, db: int = 0) -> dict[str, list[dict[str, Any]]]:
@@ -149,13 +168,14 @@ def held(server: HasClient, db: int = 0) -> Iterator[tuple[str, dict[str, Any], 
     nothing will ever bring it back.
     """
     with reader(server, db) as client:
-        for kind in _key_names(server):
+        # Two applications may differ in other names only.
+        for unacked, by_time in {(k.key(k.unacked), k.key(k.index)) for k in _key_names(server)}:
             # At once, or a message that comes between would have no score. Not with MULTI: a full
             # Redis refuses to queue even a reading command (`server.c: processCommand`,
             # reject_cmd_on_oom).
             pipe = client.pipeline(transaction=False)
-            pipe.hgetall(kind.key(kind.unacked))
-            pipe.zrange(kind.key(kind.index), 0, -1, withscores=True)
+            pipe.hgetall(unacked)
+            pipe.zrange(by_time, 0, -1, withscores=True)
             entries, scores = pipe.execute()
             index = dict(scores)
             for tag, raw in entries.items():
@@ -173,14 +193,24 @@ def unacked(server: HasClient, db: int = 0) -> pd.DataFrame:
         [tag, *task_of(message), queue, since, now - since]
         for tag, message, queue, since in held(server, db)
     ]
-    return pd.DataFrame(rows, columns=["tag", "id", "task", "queue", "since", "age"])
+    table = pd.DataFrame(rows, columns=["tag", "id", "task", "queue", "since", "age"])
+    table["id"] = pd.Series([row[1] for row in rows], dtype=object)  # None, which pandas makes NaN
+    return table
 
 
 def decode(message: dict[str, Any]) -> dict[str, Any]:
-    """One message of `messages` with its body decoded from base64 and JSON."""
+    """One message of `messages` with its body decoded from base64, compression and JSON.
+
+    Raises ValueError where it is something else.
+    """
     body = message["body"]
     if message["properties"].get("body_encoding") == "base64":
         body = base64.b64decode(body)
+    if compression := (message["headers"] or {}).get("compression"):
+        try:
+            body = decompress(body, compression)
+        except Exception as error:  # each method of compression has errors of its own
+            raise ValueError(f"not compressed by {compression}") from error
     return {**message, "body": json.loads(body)}
 
 

@@ -24,15 +24,17 @@ def poll(condition: Callable[[], object], timeout: float, pause: float = 0.01) -
 
 
 class Log:
-    """The log file of one process."""
+    """The log of one process: what it printed, then what it wrote into a file of its choice."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *more: Path) -> None:
         self.path = path
+        self._paths = (path, *more)
 
     @property
     def text(self) -> str:
         """The whole log so far."""
-        return self.path.read_text(errors="replace") if self.path.exists() else ""
+        files = (path for path in self._paths if path.is_file())  # a device would have no end
+        return "".join(path.read_text(errors="replace") for path in files)
 
     @property
     def errors(self) -> list[str]:
@@ -72,9 +74,11 @@ class Process:
         self._cwd, self._env = cwd, dict(env)
         self._paused = False
         self.faults: list[Fault] = []
+        self._ended_at: float | None = None
         self._process = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        self._ended_at = None
         with self.log.path.open("ab") as out:
             return reaper.spawn(self.command, cwd=self._cwd, env=self._env, log=out)
 
@@ -86,18 +90,27 @@ class Process:
     @property
     def alive(self) -> bool:
         """True until the process has ended. A paused process is alive."""
-        return self._process.poll() is None
+        return self.exit_code is None
 
     @property
     def exit_code(self) -> int | None:
         """None while it runs; negative is the signal that ended it."""
-        return self._process.poll()
+        code = self._process.poll()
+        if code is not None and self._ended_at is None:
+            self._ended_at = time.monotonic()
+        return code
+
+    @property
+    def ended_at(self) -> float | None:
+        """When it was first seen to have ended (`time.monotonic`); None while it runs."""
+        return self._ended_at if self.exit_code is not None else None
 
     def kill(self) -> None:
         """`SIGKILL` the process and its children, as when its container is killed."""
         if self.alive:
             self.note("SIGKILL", f"SIGKILL to {self.name}")
         reaper.kill_group(self._process)
+        _ = self.exit_code  # notes when
 
     def wait(self, timeout: float = 10) -> None:
         """Wait until the process has ended by itself; `timeout` in seconds.

@@ -9,8 +9,8 @@ from helpers.errors import BrokerSilent
 from helpers.fates import Census, Outcome, classify
 from helpers.ledger import Ledger
 from helpers.process import Process
+from helpers.program import Program
 from helpers.status import Status
-from helpers.worker import Worker
 
 # A parent looks after its children every 5 s (`celery/concurrency/asynpool.py: AsynPool.timers`),
 # and gives a dead one 10 s to have reported (`billiard/pool.py: LOST_WORKER_TIMEOUT`).
@@ -23,11 +23,14 @@ class Settling(Protocol):
     name: str
     ledger: Ledger
     broker: Broker
-    workers: list[Worker]
+
+    @property
+    def programs(self) -> Sequence[Program]:
+        """Workers and beats, also those that ended."""
 
     @property
     def alive(self) -> Sequence[Process]:
-        """Servers and workers that are alive."""
+        """Servers, workers and beats that are alive."""
 
     @property
     def patience(self) -> float:
@@ -73,7 +76,7 @@ def count(
     # its way, but never nowhere.
     seen = census(stack)
     history = stack.ledger.read()
-    errors = sum(len(worker.log.errors) for worker in stack.workers)
+    errors = sum(len(program.log.errors) for program in stack.programs)
     return classify(
         history,
         seen,
@@ -127,11 +130,13 @@ def census(stack: Settling) -> Census | None:
     """
     live: set[int] = set()
     exits: dict[str, int] = {}
-    for worker in stack.workers:
-        if (code := worker.exit_code) is None:
-            live |= {worker.pid, *worker.children()}
+    ended: dict[int, float] = {}
+    for program in stack.programs:
+        if (code := program.exit_code) is None:
+            live |= {program.pid, *program.children()}
         else:
-            exits[worker.name] = code
+            exits[program.name] = code
+            ended[program.pid] = program.ended_at or 0.0
     try:
         before = stack.broker.unacked()
         queued = stack.broker.queued()
@@ -141,4 +146,4 @@ def census(stack: Settling) -> Census | None:
     back = {task_id for ids in queued.values() for task_id in ids}
     unacked = {entry.tag: entry for entry in before if entry.task_id not in back}
     unacked |= {entry.tag: entry for entry in after}
-    return Census(time.time(), queued, list(unacked.values()), frozenset(live), exits)
+    return Census(time.time(), queued, list(unacked.values()), frozenset(live), exits, ended)

@@ -17,6 +17,15 @@ from celery import Celery, _state
 from celery.result import AsyncResult
 
 from helpers import reaper
+from helpers.addresses import (
+    BACKEND,
+    SETTINGS,
+    VARIABLES,
+    check_backend,
+    check_broker,
+    forget_addresses,
+)
+from helpers.beat import Beat
 from helpers.brokers import Broker
 from helpers.brokers.redis import RedisServer
 from helpers.deliveries import deliveries
@@ -24,6 +33,7 @@ from helpers.errors import AnotherBroker, StackError
 from helpers.fates import Outcome
 from helpers.ledger import Event, Ledger
 from helpers.process import Process, poll
+from helpers.program import Program
 from helpers.settle import settle
 from helpers.status import Status
 from helpers.witness import (
@@ -33,15 +43,6 @@ from helpers.witness import (
     watch_publishes,
 )
 from helpers.worker import Worker
-
-_ADDRESSES = ("broker_url", "broker_read_url", "broker_write_url")
-# Celery reads these lazily, and they beat `conf.broker_url`.
-_VARIABLES = tuple(f"CELERY_{setting.upper()}" for setting in _ADDRESSES)
-_BACKEND = "CELERY_RESULT_BACKEND"
-
-# Seconds until a worker is ready on a machine with two idle cores: 0.35 to 0.6 were measured. With
-# a quarter of a core it takes 1.7 to 2.5.
-_USUAL_START = 0.6
 
 
 def import_file(path: Path) -> ModuleType:
@@ -82,12 +83,15 @@ class Stack:
         self.name = _checked(name)
         self.directory = Path(directory) if directory else reaper.private_directory()
         self.workers: list[Worker] = []
+        self.beats: list[Beat] = []
         self._servers: list[RedisServer] = []
         self._apps: list[Celery] = []
         self._closed = False
         if earlier := self._open.pop(name, None):
             earlier.close()
-        _forget_addresses()
+        forget_addresses()
+        if isinstance(backend, str) and backend != "same":
+            check_backend(backend)
         self._private = self.directory / f".{name}"
         try:
             reaper.remove(self._private)
@@ -95,6 +99,7 @@ class Stack:
             reaper.check_writable(self._private)
             self.ledger = Ledger(self._private / "ledger.jsonl")
             self.broker = self._start_broker(broker, redis)
+            check_broker(self.broker.broker_url)
             self._results: RedisServer | None = None
             if isinstance(backend, Mapping):
                 self._results = self._start_server("results", backend)
@@ -158,36 +163,62 @@ class Stack:
             self._servers.remove(earlier)
         return self._start_server(name, redis)
 
-    def start_worker(self, *options: str, app: str | None = None, timeout: float = 30) -> Worker:
+    def start_worker(
+        self, *options: str, app: str | None = None, stock: bool = False, timeout: float = 30
+    ) -> Worker:
         """Start `celery -A app worker *options` and wait until it is ready; `timeout` in seconds.
 
-        `app` is the name of the application's file, needed only where there are several.
-        Raises StackError with the worker's log when it does not get ready.
+        `app` is the name of the application's file, needed only where there are several. `stock`
+        keeps gossip, mingle and heartbeat on, as Celery does; without them it starts sooner.
+        Raises StackError with the worker's log when it does not get ready, and in words for an
+        option that is the stack's affair.
         """
         self._check_open()
-        name = f"worker{len(self.workers) + 1}"
-        started = time.monotonic()
         worker = Worker(
             app or self._only_application(),
             options,
-            name=name,
+            name=f"worker{len(self.workers) + 1}",
             cwd=self.directory,
-            env=self._worker_environment(),
+            env=self._environment(),
+            stock=stock,
         )
         self.workers.append(worker)
-        try:
-            worker.wait_until(lambda: bool(self._ready(worker)), "ready", timeout)
-        except BaseException:
-            worker.kill()
-            raise
-        worker.seconds_to_ready = time.monotonic() - started
-        for event in self._ready(worker):
+        for event in self._started(worker, "ready", timeout):
             self.broker.learn(event["transport_options"])
         return worker
 
-    def _ready(self, worker: Worker) -> list[Event]:
-        """Its own word in the ledger: what it logs, and where, is the application's affair."""
-        return [event for event in self.ledger.of("ready") if event["pid"] == worker.pid]
+    def start_beat(self, *options: str, app: str | None = None, timeout: float = 30) -> Beat:
+        """Start `celery -A app beat *options` and wait until it sends; `timeout` in seconds.
+
+        What it sends is recorded like any other publish. `app` and the errors are those of
+        `start_worker`.
+        """
+        self._check_open()
+        beat = Beat(
+            app or self._only_application(),
+            options,
+            name=f"beat{len(self.beats) + 1}",
+            cwd=self.directory,
+            env=self._environment(),
+        )
+        self.beats.append(beat)
+        self._started(beat, "beating", timeout)
+        return beat
+
+    def _started(self, program: Program, event: str, timeout: float) -> list[Event]:
+        """Wait for its own word in the ledger: what it logs, and where, is its own affair."""
+
+        def said() -> list[Event]:
+            return [line for line in self.ledger.of(event) if line["pid"] == program.pid]
+
+        started = time.monotonic()
+        try:
+            program.wait_until(said, event, timeout)
+        except BaseException:
+            program.kill()
+            raise
+        program.seconds_to_ready = time.monotonic() - started
+        return said()
 
     def _only_application(self) -> str:
         files = sorted(path.stem for path in self.directory.glob("*.py"))
@@ -199,12 +230,12 @@ class Stack:
             )
         return files[0]
 
-    def _worker_environment(self) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         environment = dict(os.environ)
-        environment.update(dict.fromkeys(_VARIABLES, self.broker.broker_url))
+        environment.update(dict.fromkeys(VARIABLES, self.broker.broker_url))
         environment[OPTIONS_VARIABLE] = json.dumps(dict(self.broker.broker_transport_options))
         if self.backend_url:
-            environment[_BACKEND] = self.backend_url
+            environment[BACKEND] = self.backend_url
         environment[LEDGER_VARIABLE] = str(self.ledger.path)
         # A killed prefork worker leaves a `pymp-*` folder in its temporary directory.
         environment["TMPDIR"] = str(self._private)
@@ -229,29 +260,32 @@ class Stack:
         shared = set(_state._on_app_finalizers)
         try:
             module = import_file(path)
-            apps = [value for value in vars(module).values() if isinstance(value, Celery)]
+            apps = _applications(module)
             for app in apps:
                 app.finalize()  # now, while it is offered the file's own `@shared_task`s
         finally:
             _state._on_app_finalizers.intersection_update(shared)
         if not apps:
             raise StackError(f'{name}.py has no application: app = Celery("{name}")')
-        app = apps[0]
-        if any(app.conf[setting] for setting in _ADDRESSES):
+        if any(app.conf[setting] for app in apps for setting in SETTINGS):
             warnings.warn(
                 f"{name}.py points at a broker of its own. Leave the address out: "
                 "the stack gives it its private Redis",
                 AnotherBroker,
                 stacklevel=2,
             )
-        for setting in _ADDRESSES:
+        for app in apps:
+            self._point_here(app)
+        return module
+
+    def _point_here(self, app: Celery) -> None:
+        for setting in SETTINGS:
             app.conf[setting] = self.broker.broker_url
         add_transport_options(app, self.broker.broker_transport_options)
         self.broker.learn(app.conf.broker_transport_options)
         app.conf.result_backend = self.backend_url
         watch_publishes(app, self.ledger)
         self._apps.append(app)
-        return module
 
     def settle(self, timeout: float = 15, quiet: float = 1.0) -> Outcome:
         """Heal, drain, count: the fate of every task. Seconds.
@@ -268,10 +302,10 @@ class Stack:
     def patience(self) -> float:
         """How many times as long as usual to wait for what only has to happen: at least 1.
 
-        Measured by the slowest start among this stack's workers; 1 before the first.
+        Measured by the slowest start among this stack's workers and beats; 1 before the first.
         """
-        slowest = max((worker.seconds_to_ready for worker in self.workers), default=0.0)
-        return min(max(slowest / _USUAL_START, 1.0), self.most_patience)
+        slowest = max((p.seconds_to_ready / p.usual_start for p in self.programs), default=0.0)
+        return min(max(slowest, 1.0), self.most_patience)
 
     def wait_for(self, moment: str, result: AsyncResult, timeout: float = 10) -> None:
         """Wait until one task has reached a moment; `timeout` in seconds, times `patience`.
@@ -305,7 +339,7 @@ class Stack:
                 return
             status.detail = f"not {what}"
         why = "" if self.ledger.count("attempted") else " No task went to the broker at all."
-        logs = "".join(f"\n\n{worker.name}:\n{worker.log.tail()}" for worker in self.workers)
+        logs = "".join(f"\n\n{program.name}:\n{program.log.tail()}" for program in self.programs)
         raise StackError(f"{who} not {what} within {timeout:.1f} s.{why}{logs}")
 
     def _reached(self, moment: str, task_id: str) -> bool:
@@ -325,18 +359,23 @@ class Stack:
         return deliveries(self.ledger.read(), faults)
 
     @property
+    def programs(self) -> list[Program]:
+        """Its workers and beats, also those that ended."""
+        return [*self.workers, *self.beats]
+
+    @property
     def alive(self) -> list[Process]:
-        """The servers and workers of this stack that are alive."""
+        """The servers, workers and beats of this stack that are alive."""
         return [process for process in self._processes if process.alive]
 
     @property
     def _processes(self) -> list[Process]:
         # A stack whose broker did not start is closed all the same.
         broker = self.broker.processes if hasattr(self, "broker") else ()
-        return list(dict.fromkeys([*broker, *self._servers, *self.workers]))
+        return list(dict.fromkeys([*broker, *self._servers, *self.programs]))
 
     def processes(self) -> list[str]:
-        """The names of the servers and workers that are alive."""
+        """The names of the servers, workers and beats that are alive."""
         return [process.name for process in self.alive]
 
     def close(self) -> None:
@@ -370,7 +409,7 @@ class Stack:
         if self._closed:
             return f"Stack {self.name} · closed"
         servers = [f"{s.name} · {s!r}" for s in dict.fromkeys([self.broker, *self._servers])]
-        return "\n  ".join([f"Stack {self.name}", *servers, *map(repr, self.workers)])
+        return "\n  ".join([f"Stack {self.name}", *servers, *map(repr, self.programs)])
 
 
 def _checked(name: str) -> str:
@@ -380,11 +419,12 @@ def _checked(name: str) -> str:
     return name
 
 
-def _forget_addresses() -> None:
-    """An address in this process would send the notebook's tasks to somebody's real broker."""
-    for name in (*_VARIABLES, _BACKEND):
-        if os.environ.pop(name, None) is not None:
-            warnings.warn(f"{name} is not used here: removed it from this process", stacklevel=3)
+def _applications(module: ModuleType) -> list[Celery]:
+    """Each once: `current_app` is a name for one of them."""
+    found = [value for value in vars(module).values() if isinstance(value, Celery)]
+    return list(
+        dict.fromkeys(getattr(app, "_get_current_object", lambda a=app: a)() for app in found)
+    )
 
 
 def _detach(app: Celery) -> None:

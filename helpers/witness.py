@@ -1,6 +1,7 @@
 """Writes the ledger from inside the processes that publish and run tasks.
 
-A worker loads it from its command line (`-I helpers.witness`); the application knows nothing of it.
+A worker loads it from its command line (`-I helpers.witness`), a beat with `helpers.beat.Loader`;
+the application knows nothing of it.
 Importing it does nothing unless the environment names a ledger, which only a stack's workers have.
 It uses Celery's own extension points where there are any: signals, a consumer bootstep, a class of
 its own for `app.amqp` and for the transport's `Channel.QoS`.
@@ -16,6 +17,7 @@ from typing import Any
 from celery import Celery, bootsteps, current_app, signals, states
 from celery.concurrency import solo
 from celery.worker import state as worker
+from celery.worker.request import Request
 from kombu.transport import redis
 from kombu.utils.objects import cached_property
 
@@ -94,6 +96,7 @@ def _witnessed(
 def watch_worker(app: Celery, ledger: Ledger) -> None:
     """Record what this worker process receives, starts, finishes, retries, fails and drops."""
     _watch_tasks(ledger)
+    _watch_beat(ledger)
     _watch_consumer(app, ledger)
     _watch_returns(ledger)
     _watch_revokes(ledger)
@@ -114,7 +117,7 @@ def _watch_tasks(ledger: Ledger) -> None:
             request.id,
             task=request.name,
             worker=_short(request.hostname),
-            waits=bool(request.eta),
+            due=_due(request),
             **_delivery(request.message),
         )
 
@@ -164,6 +167,14 @@ def _watch_tasks(ledger: Ledger) -> None:
         _discarded(ledger, message, f"unreadable message: {exc!r}")
 
 
+def _watch_beat(ledger: Ledger) -> None:
+    """A beat of its own, or the one that `celery worker -B` embeds: it starts to send."""
+
+    @signals.beat_init.connect(weak=False)
+    def beating(**_: Any) -> None:
+        ledger.append("beating")
+
+
 def _watch_consumer(app: Celery, ledger: Ledger) -> None:
     """What no signal tells of the worker's consumer (`celery/worker/consumer/consumer.py`).
 
@@ -181,20 +192,39 @@ def _watch_consumer(app: Celery, ledger: Ledger) -> None:
                 told(message, error)
                 _discarded(ledger, message, f"refused content: {error!r}")
 
+            consumers.append(consumer)
             consumer.on_decode_error = on_decode_error
+            # The event loop calls on_ready each time it consumes again (`celery/worker/loops.py`).
+            consumer.on_ready = _then(consumer.on_ready, tell(consumer, "connected"))
             for change in ("add_task_queue", "cancel_task_queue"):
-                setattr(consumer, change, _then(getattr(consumer, change), tell(consumer)))
+                told_then = _then(getattr(consumer, change), tell(consumer, "consuming"))
+                setattr(consumer, change, told_then)
             super().__init__(consumer, **options)
 
-        def start(self, consumer: Any) -> None:
-            ledger.append("connected", **_about(consumer))
-
         def stop(self, consumer: Any) -> None:
-            if not (worker.should_stop or worker.should_terminate):  # else it shuts down
-                ledger.append("disconnected", worker=_short(consumer.hostname))
+            # Its blueprint runs on where it only lost its connection (`Consumer.start`).
+            lost = consumer.blueprint.state == bootsteps.RUN
+            event = "disconnected" if lost else "leaving"
+            ledger.append(event, worker=_short(consumer.hostname))
 
-    def tell(consumer: Any) -> Callable[[], None]:
-        return lambda: ledger.append("consuming", **_about(consumer))
+    consumers: list[Any] = []
+    channel: Any = redis.Channel
+    subscribe = channel._subscribe
+
+    def subscribed(self: Any) -> None:
+        """Comes after on_ready, and after each message (`MultiChannelPoller._register_LISTEN`)."""
+        subscribe(self)
+        heard = {self._fanout_queues[queue][0] for queue in self.active_fanout_queues}
+        if heard != getattr(self, "heard", None):
+            self.heard = heard
+            for consumer in consumers:
+                if consumer.connection and consumer.connection.default_channel is self:
+                    ledger.append("consuming", **_about(consumer))
+
+    channel._subscribe = subscribed
+
+    def tell(consumer: Any, event: str) -> Callable[[], None]:
+        return lambda: ledger.append(event, **_about(consumer))
 
     app.steps["consumer"].add(Watched)
 
@@ -245,7 +275,7 @@ def _watch_returns(ledger: Ledger) -> None:
             super().restore_by_tag(tag, client, leftmost)
             if self.moved is not None:
                 # Only a requeue (`QoS.reject`) puts it on the left.
-                task_id = self.moved["headers"].get("id")
+                task_id = _id_of(self.moved.get("headers"), self.moved.get("properties"))
                 ledger.append("restored", task_id, requeued=leftmost, moved_at=self.moved_at)
 
         def _remove_from_indices(self, tag: str, pipe: Any = None) -> Any:
@@ -262,19 +292,34 @@ def _watch_returns(ledger: Ledger) -> None:
 
 
 def _discarded(ledger: Ledger, message: Any, why: str) -> None:
-    headers, properties = message.headers or {}, message.properties or {}
-    task_id = headers.get("id") or properties.get("correlation_id")  # protocol 2, protocol 1
-    ledger.append("discarded", task_id, task=headers.get("task"), why=why)
+    task_id = _id_of(message.headers, message.properties)
+    ledger.append("discarded", task_id, task=(message.headers or {}).get("task"), why=why)
+
+
+def _id_of(headers: Any, properties: Any) -> str | None:
+    """The task's id from outside the body: of protocol 2, else of protocol 1."""
+    return (headers or {}).get("id") or (properties or {}).get("correlation_id")
+
+
+def _due(request: Request) -> float:
+    """Wall time of its ETA; 0 without one."""
+    return float(request.eta.timestamp()) if request.eta else 0.0
 
 
 def _about(consumer: Any) -> dict[str, Any]:
     """Who consumes what, as of now, and when it puts back what it was not told of."""
     queues = consumer.app.amqp.queues.consume_from
-    fanout = {q.exchange.name for q in queues.values() if q.exchange.type == "fanout"}
+    fanout = {name: q for name, q in queues.items() if q.exchange.type == "fanout"}
+    broadcasts = {queue.exchange.name for queue in fanout.values()}
+    channel = consumer.connection.default_channel
+    if hasattr(channel, "_subscribe"):  # Redis: only what it has asked for comes
+        broadcasts &= getattr(channel, "heard", set())
     return {
         "worker": _short(consumer.hostname),
-        "queues": sorted(queues),
-        "broadcasts": sorted(fanout),
+        "queues": sorted(queues.keys() - fanout.keys()),
+        "broadcasts": sorted(broadcasts),
+        # As the broker calls them (`kombu/transport/redis.py: PrefixedStrictRedis`).
+        "prefix": getattr(channel, "global_keyprefix", ""),
         # A pool without this gets each task at once (`celery/worker/worker.py: _process_task_sem`).
         "takes_all": not (consumer.pool.uses_semaphore or isinstance(consumer.pool, solo.TaskPool)),
         "transport_options": dict(consumer.app.conf.broker_transport_options),

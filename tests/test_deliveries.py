@@ -37,6 +37,15 @@ def restored(at: float, requeued: bool = False) -> tuple[float, str, dict[str, A
     return (at, "restored", {"requeued": requeued})
 
 
+def test_a_return_is_told_after_another_worker_has_received_it() -> None:
+    told = (2.8, "restored", {"requeued": True, "moved_at": 102.5})
+    table = deliveries(history(*RUNS, received(2.6, "worker2"), told, started(2.9, "worker2", 21)))
+    assert rows(table) == [
+        [1, "worker1", 0.1, 0.2, 2.5, 2.5, "rejected"],
+        [2, "worker2", 2.6, 2.9, None, None, ""],
+    ]
+
+
 RUNS = (PUBLISHED, received(0.1), started(0.2))
 KILLS = [
     Fault("SIGKILL", "worker2", 100.3, "two is killed"),

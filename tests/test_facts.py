@@ -63,7 +63,7 @@ def noisy(monkeypatch: pytest.MonkeyPatch) -> None:
 def at_rest(story: Story, name: str) -> Any:
     """A stack in which nothing happens any more."""
     ledger = SimpleNamespace(append=noise, count=noise, read=lambda: History(story.events))
-    return SimpleNamespace(name=name, ledger=ledger, alive=[], workers=[], patience=1.0)
+    return SimpleNamespace(name=name, ledger=ledger, alive=[], programs=[], patience=1.0)
 
 
 def settled(story: Story, at: Census) -> list[Any]:
@@ -165,9 +165,12 @@ def programs() -> Iterator[tuple[str, str]]:
 
 
 def reads_words(code: str) -> bool:
-    """Does it take a column of words from a table, or query one?"""
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Subscript):
+    """Does it take a column of words from a table, or query one, other than to show it?"""
+    tree = ast.parse(code)
+    texts = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    shown = {part for text in texts for part in ast.walk(text)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and node not in shown:
             names = {each.value for each in ast.walk(node.slice) if isinstance(each, ast.Constant)}
             if names & set(WORDS):
                 return True

@@ -72,6 +72,18 @@ def test_unacked_with_age_and_without_index(fake: FakeServer) -> None:
     assert table.loc[["two"], "since"].isna().all()
 
 
+def test_unacked_foreign_beside_a_task_has_no_id(fake: FakeServer) -> None:
+    with fake.client() as client:
+        for tag, own in {
+            "task": message("one"),
+            "foreign": {"body": "e30=", "headers": {}},
+        }.items():
+            own.setdefault("properties", {})
+            client.hset("unacked", tag, json.dumps([own, "", "celery"]))
+    ids = dict(lens.unacked(fake)[["tag", "id"]].itertuples(index=False))
+    assert ids == {"task": "one", "foreign": None}
+
+
 def test_compare_says_what_is_gone(stack: Stack) -> None:
     client = stack.redis.client()
     client.lpush("celery", "x")

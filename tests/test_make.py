@@ -196,7 +196,7 @@ def test_no_python_at_all(place: Place) -> None:
     assert "python3.99 not found" in done.stderr
 
 
-TARGETS = "lab test notebooks labs test-labs grids settings test-next bench binder site"
+TARGETS = "lab test notebooks labs test-labs test-draws grids settings test-next bench binder site"
 
 
 @pytest.mark.parametrize("target", TARGETS.split())

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import psutil
@@ -159,6 +159,28 @@ def expect(outcome: "Outcome", done: int) -> None:
         raise SystemExit(f"this run does not count: {outcome}")
 
 
+def counting() -> None:
+    """The census of 1,000 messages in workers' hands and 1,000 in a queue, under a prefix."""
+    from helpers import Stack
+    from helpers.brokers.redis_keys import KeyNames
+    from helpers.settle import census
+
+    prefix, names = "shop:", KeyNames(prefix="shop:")
+    with Stack(here) as stack:
+        shop = stack.load("shop")
+        for order in range(1_000):
+            shop.charge.delay(order)
+        raw: list[Any] = stack.redis.client().lrange("celery", 0, -1)
+        stack.redis.learn({"global_keyprefix": prefix})
+        client = stack.redis.client()
+        client.rename("celery", f"{prefix}celery")
+        held: Any = {str(n): f'[{one}, "", "celery"]' for n, one in enumerate(raw)}
+        client.hset(names.key(names.unacked), mapping=held)
+        client.zadd(names.key(names.index), dict.fromkeys(held, time.time()))
+        times = [seconds(lambda: census(stack)) for _ in range(7)]
+    note("1,000 held and 1,000 queued messages counted, under a prefix", times, "s", 0.2)
+
+
 def classifier() -> None:
     """Read and classify a ledger of tasks that are all done."""
     from helpers.fates import Census, classify
@@ -253,7 +275,7 @@ def first_to_last(stack: "Stack", watched: bool) -> tuple[float, float]:
     marks = here / "marks"
     marks.unlink(missing_ok=True)
     log = stack.ledger.path.with_name("bench.log")
-    worker = Process("bench", command, cwd=here, env=stack._worker_environment(), log=log)
+    worker = Process("bench", command, cwd=here, env=stack._environment(), log=log)
     try:
         worker.wait_until(
             lambda: marks.exists() and marks.read_text().count("\n") == 2, "done", timeout=120
@@ -274,6 +296,7 @@ def main() -> None:
     pages()
     server = ready()
     publish_and_account()
+    counting()
     classifier()
     eviction()
     witness()

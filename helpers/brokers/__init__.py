@@ -40,6 +40,7 @@ class Broker(Protocol):
     def queued(self) -> Mapping[str, Sequence[str | None]]:
         """Ids of the tasks whose messages wait, by the queue that a worker consumes.
 
+        With the prefix of the application, where it gives its names one: two may use one broker.
         None stands for a message that is no task: it is somebody else's. Raises BrokerSilent when
         it does not answer.
         """

@@ -138,14 +138,14 @@ class RedisServer(Process):
             self.key_names.append(names)
 
     def queued(self) -> dict[str, list[str | None]]:
-        """Ids of the waiting tasks by queue, all its priorities together.
+        """Ids of the waiting tasks by queue (with its prefix), all its priorities together.
 
         Raises BrokerSilent when the server does not answer.
         """
         found: dict[str, list[str | None]] = {}
         with _answering():
             for own in lens.lists(self):
-                ids = found.setdefault(own.queue, [])
+                ids = found.setdefault(own.prefix + own.queue, [])
                 ids += [lens.task_of(message)[0] for message in own.messages]
         return found
 

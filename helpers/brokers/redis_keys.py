@@ -48,6 +48,33 @@ class KeyNames:
         """
         name = key.removeprefix(self.prefix)
         queue, sep, step = name.rpartition(self.sep)
-        if sep and name not in known and step.isdecimal() and int(step) in self.steps:
+        # Step 0 is the list without a number.
+        if sep and name not in known and step in {str(own) for own in self.steps if own}:
             return queue, int(step)
         return name, 0
+
+    def bound(self, binding: str) -> str:
+        """The queue of a binding: routing key, pattern and queue (`Channel._queue_bind`).
+
+        Only a topic has a pattern. Without one two `sep` stand before the queue, which may have one
+        in its name.
+        """
+        _, double, queue = binding.rpartition(2 * self.sep)
+        return queue if double else binding.rpartition(self.sep)[2]
+
+
+def of_key(
+    key: str, kinds: Collection[KeyNames], known: Mapping[KeyNames, Collection[str]]
+) -> tuple[str, str, int]:
+    """Prefix, queue and priority of a list, of whichever application it is.
+
+    The longest prefix that fits says whose it is. `known` are names of queues by application. Where
+    several have the same prefix, one may know for a priority what is a name to the others.
+    """
+    fitting = [kind for kind in kinds if key.startswith(kind.prefix)] or [KeyNames()]
+    longest = max(len(kind.prefix) for kind in fitting)
+    own = [kind for kind in fitting if len(kind.prefix) == longest]
+    queue, priority = max(
+        (kind.queue(key, known.get(kind, ())) for kind in own), key=lambda q: q[1]
+    )
+    return own[0].prefix, queue, priority
