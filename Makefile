@@ -13,7 +13,7 @@
 #
 # PYTHON=python3.12  the Python to make .venv with
 # LAB_ARGS, TEST_ARGS  more arguments for JupyterLab and pytest
-# NOTEBOOKS=notebooks/03_evict_the_queue.ipynb  only this one
+# NOTEBOOKS=notebooks/03_evict_the_queue.ipynb  only this one; LABS= the same for labs
 # GRIDS=notebooks/grids/crash_volume.py  grids: only this one; one that was interrupted goes on
 # GRIDS_ARGS="--n 2"  grids: a sample beside what is stored (also --only TEXT, --at-once N)
 # SEED=1 N=20       test-draws: these draws; without SEED fresh ones, and it is printed

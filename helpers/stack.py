@@ -81,7 +81,7 @@ class Stack:
         name: str = "stack",
     ) -> None:
         self.name = _checked(name)
-        self.directory = Path(directory) if directory else reaper.private_directory()
+        self.directory = Path(directory).resolve() if directory else reaper.private_directory()
         self.workers: list[Worker] = []
         self.beats: list[Beat] = []
         self._servers: list[RedisServer] = []

@@ -80,14 +80,14 @@ def commit(root: Path = ROOT) -> str:
             capture_output=True,
             text=True,
         )
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", *files], capture_output=True)
+        changed = subprocess.run([*git, "status", "--porcelain", *files], capture_output=True)
     except FileNotFoundError:  # no git on this machine
         return ""
     place, _, name = head.stdout.strip().partition("\n")
     # Somebody else's repository may lie around a copy of this one.
     if head.returncode or Path(place).resolve() != root.resolve():
         return ""
-    return name + "+" * bool(changed.returncode)
+    return name + "+" * bool(changed.stdout.strip())
 
 
 def stored(name: str) -> pd.DataFrame:

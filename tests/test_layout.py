@@ -87,6 +87,23 @@ def test_every_file_is_short_enough_to_read() -> None:
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
 
 
+def test_each_broker_and_each_fault_is_tried() -> None:
+    for path in (ROOT / "helpers" / "brokers").glob("[a-z]*.py"):
+        assert (ROOT / "tests" / "brokers" / f"test_{path.name}").exists(), path.name
+    tried = (ROOT / "tests" / "test_faults.py").read_text()
+    faults = ast.parse((ROOT / "helpers" / "faults.py").read_text()).body
+    names = [node.name for node in faults if isinstance(node, ast.FunctionDef)]
+    assert [name for name in names if not name.startswith("_") and f"{name}(" not in tried] == []
+
+
+def test_each_lab_is_whole() -> None:
+    """Exercises, solution, page, answers and recorded runs: a lab without one is not checked."""
+    places = ["labs/solutions/*.ipynb", "labs/*.ipynb", "helpers/exercises/lab_*.py"]
+    places += ["tests/exercises/answers/lab_*.py", "tests/exercises/recorded/*.json.gz"]
+    labs = [sorted(path.name[:6] for path in ROOT.glob(place)) for place in places]
+    assert labs == [labs[0]] * len(places), "live_labs --record lab_NN keeps its recorded runs"
+
+
 def test_the_folder_of_tests_holds_no_program() -> None:
     programs = [
         path.name

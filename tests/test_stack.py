@@ -414,3 +414,11 @@ def test_interrupt_reaches_this_process_and_not_the_server(stack: Stack) -> None
     assert os.getpgid(stack.workers[0].pid) == stack.workers[0].pid
     for child in stack.workers[0].children():
         assert os.getpgid(child) == stack.workers[0].pid
+
+
+def test_a_relative_directory(shop_directory: Path) -> None:
+    os.chdir(shop_directory)
+    with Stack(".", backend=None) as stack:
+        stack.load("shop").add.delay(1, 1)
+        stack.start_worker("--concurrency=1")
+        assert stack.settle().counts == {"done": 1}

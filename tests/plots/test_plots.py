@@ -6,6 +6,7 @@ import importlib
 import io
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -375,3 +376,11 @@ def test_rates_without_a_difference(page: Page) -> None:
 def test_rates_need_one_to_four_groups(page: Page, groups: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="1 to 4 groups"):
         plots.rates(grid(*groups), "title", "x")
+
+
+def test_each_chart_is_offered_and_tried() -> None:
+    folder = Path(plots.__file__).parent
+    charts = [path for path in folder.glob("*.py") if f"\ndef {path.stem}(" in path.read_text()]
+    assert sorted(path.stem for path in charts) == sorted(set(plots.__all__) - {"expected"})
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    assert [path.stem for path in charts if f"plots.{path.stem}(" not in tests] == []
