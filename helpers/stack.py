@@ -86,6 +86,8 @@ class Stack:
         self.beats: list[Beat] = []
         self._servers: list[RedisServer] = []
         self._apps: list[Celery] = []
+        # What stood in their place before each load: module, current application.
+        self._loaded: list[tuple[str, ModuleType | None, Celery | None]] = []
         self._closed = False
         if earlier := self._open.pop(name, None):
             earlier.close()
@@ -258,6 +260,7 @@ class Stack:
         # Celery offers the tasks of one application to all later ones (`shared=True`), under the
         # same names here: a file that is loaded again would get the functions of the first load.
         shared = set(_state._on_app_finalizers)
+        self._loaded.append((name, sys.modules.get(name), _state._tls.current_app))
         try:
             module = import_file(path)
             apps = _applications(module)
@@ -389,11 +392,26 @@ class Stack:
         for app in self._apps:
             _detach(app)
             app.send_task = lambda *_, **__: self._check_open()
+        self._unload()
         for process in reversed(self._processes):
             process.kill()
         if hasattr(self, "ledger"):
             self.ledger.close()
         reaper.remove(self._private)
+
+    def _unload(self) -> None:
+        """Put back what was there before, as `celery/contrib/testing/app.py` does for its tests.
+
+        Unless somebody else took the place meanwhile.
+        """
+        for name, module, app in reversed(self._loaded):
+            ours = getattr(sys.modules.get(name), "__file__", None)
+            if ours == str(self.directory / f"{name}.py"):
+                del sys.modules[name]
+                if module is not None:
+                    sys.modules[name] = module
+            if _state._tls.current_app in self._apps:
+                _state._tls.current_app = app
 
     def _check_open(self) -> None:
         if self._closed:

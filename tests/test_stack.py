@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import redis
+from celery import _state
 
 from helpers import Stack, lens, private_directory, reaper, status
 from helpers.brokers import redis as redis_server
@@ -130,6 +131,18 @@ def test_closed_is_closed(shop_directory: Path) -> None:
             use()
     assert repr(stack) == "Stack stack · closed"
     assert not (shop_directory / ".stack").exists()
+
+
+def test_close_puts_back_what_a_load_replaced(shop_directory: Path) -> None:
+    before = _state.get_current_app()
+    with Stack(shop_directory, name="outer") as outer:
+        first = outer.load("shop")
+        with Stack(shop_directory, name="inner") as inner:
+            second = inner.load("shop")
+            inner.load("shop")
+            assert sys.modules["shop"] is not second
+        assert sys.modules["shop"] is first and _state.get_current_app() is first.app
+    assert "shop" not in sys.modules and _state.get_current_app() is before
 
 
 def test_a_server_of_the_same_name_replaces_the_earlier_one(stack: Stack) -> None:

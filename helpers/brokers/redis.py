@@ -50,19 +50,24 @@ class RedisServer(Process):
     """One private server on loopback, on a free port, with a random password.
 
     `config` holds redis.conf names and values, such as {"maxmemory": "5mb"}. Persistence is off
-    unless `save` or `appendonly` says otherwise.
+    unless `save` or `appendonly` says otherwise. Servers that copy each other share a `password`.
     Raises StackError with the server's own words when it refuses a name or a value.
     """
 
     def __init__(
-        self, directory: Path, config: Mapping[str, str] | None = None, name: str = "redis"
+        self,
+        directory: Path,
+        config: Mapping[str, str] | None = None,
+        name: str = "redis",
+        *,
+        password: str | None = None,
     ) -> None:
         self.config = {"save": "", **(config or {})}
         if taken := sorted(set(self.config) & set(OURS)):
             raise StackError(f"{', '.join(taken)}: the stack sets this itself, leave it out")
         self.key_names: list[KeyNames] = []
         self._directory = directory
-        self._password = secrets.token_urlsafe(18)
+        self._password = password or secrets.token_urlsafe(18)
         # Somebody else can take the port between our choice and the server's start. Then the
         # server says so and ends, and we choose again.
         for attempt in range(5):
@@ -71,7 +76,7 @@ class RedisServer(Process):
             log = directory / f"{name}-{attempt}.log"
             super().__init__(
                 name,
-                [find_server(), str(directory / "redis.conf")],
+                self._command_line(directory / "redis.conf"),
                 cwd=directory,
                 env=_plain_environment(),
                 log=log,
@@ -83,6 +88,9 @@ class RedisServer(Process):
                 self.kill()
                 if "Address already in use" not in self.log.text or attempt == 4:
                     raise
+
+    def _command_line(self, config: Path) -> list[str]:
+        return [find_server(), str(config)]
 
     def _write_config(self) -> None:
         lines = {
