@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import redis
 
+from helpers import lens
 from helpers.brokers.redis import RedisServer
 from helpers.errors import StackError
 from helpers.stack import Stack
@@ -47,7 +48,7 @@ def kill_between_sweeps(stack: Stack, worker: Worker) -> None:
     The lock of a sweep outlives its worker, and stops the sweeps of all for five minutes
     (`kombu/transport/redis.py: QoS.restore_visible`, `unacked_mutex_expire`).
     """
-    locks = {kind.key(kind.mutex) for kind in stack.redis.key_names} or {"unacked_mutex"}
+    locks = {kind.key(kind.mutex) for kind in lens.key_names(stack.redis)}
     with stack.redis.client() as client:
         worker.pause()
         while client.exists(*locks):

@@ -87,7 +87,7 @@ def lists(server: HasClient, db: int = 0) -> list[Waiting]:
     """The lists that hold messages of kombu, which has the next to be taken come first."""
     found = []
     with reader(server, db) as client:
-        kinds = _key_names(server)
+        kinds = key_names(server)
         known = {kind: _bound(client, kind) for kind in kinds if kind.sep != Channel.sep}
         # SCAN can give a key twice.
         for key in sorted(set(client.scan_iter(_type="list", count=1000))):
@@ -98,7 +98,7 @@ def lists(server: HasClient, db: int = 0) -> list[Waiting]:
     return found
 
 
-def _key_names(server: HasClient) -> Collection[KeyNames]:
+def key_names(server: HasClient) -> Collection[KeyNames]:
     """What the applications of this server call their keys, as far as it was told."""
     return getattr(server, "key_names", ()) or (KeyNames(),)
 
@@ -169,7 +169,7 @@ def held(server: HasClient, db: int = 0) -> Iterator[tuple[str, dict[str, Any], 
     """
     with reader(server, db) as client:
         # Two applications may differ in other names only.
-        for unacked, by_time in {(k.key(k.unacked), k.key(k.index)) for k in _key_names(server)}:
+        for unacked, by_time in {(k.key(k.unacked), k.key(k.index)) for k in key_names(server)}:
             # At once, or a message that comes between would have no score. Not with MULTI: a full
             # Redis refuses to queue even a reading command (`server.c: processCommand`,
             # reject_cmd_on_oom).

@@ -347,7 +347,7 @@ class Stack:
 
     def _reached(self, moment: str, task_id: str) -> bool:
         event = "received" if moment == "acknowledged" else moment
-        if not any(e["event"] == event and e["id"] == task_id for e in self.ledger.read()):
+        if not any(e["id"] == task_id for e in self.ledger.of(event)):
             return False
         if moment != "acknowledged":
             return True

@@ -16,20 +16,6 @@ QUICK_START = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 MINGLE = 1.0  # seconds
 
 
-def _included(options: tuple[str, ...]) -> list[str]:
-    """The options with the witness beside what they include: of two `-I` Celery takes the last."""
-    modules, rest, left = ["helpers.witness"], [], iter(options)
-    for option in left:
-        name, sep, value = option.partition("=")
-        if name in ("-I", "--include"):
-            modules.append(value if sep else next(left, ""))
-        elif option.startswith("-I"):
-            modules.append(option[2:])
-        else:
-            rest.append(option)
-    return ["-I", ",".join(filter(None, modules)), *rest]
-
-
 class Worker(Program):
     """One worker: its parent process and its pool.
 
@@ -54,7 +40,9 @@ class Worker(Program):
         arguments = ["-A", app, "worker", f"--hostname={name}@stack", "--loglevel=INFO"]
         if read.get("beat") and not read.get("schedule_filename"):
             arguments += ["--schedule", str(Path(env["TMPDIR"]) / f"{name}-schedule")]
-        arguments += [*(() if stock else QUICK_START), *_included(options)]
+        arguments += [*(() if stock else QUICK_START), "-I", "helpers.witness", *options]
+        if include := read.get("include"):  # of two `-I` Celery takes the last
+            arguments += ["-I", f"helpers.witness,{include}"]
         super().__init__(arguments, read.get("logfile"), name=name, cwd=cwd, env=env)
         self.usual_start += MINGLE if stock else 0
 

@@ -104,7 +104,7 @@ def test_a_worker_keeps_the_queues_of_its_command_line(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [["--include=more"], ["--include", "more"], ["-I", "more"], ["-Imore"]]
+    "option", [["--include=more"], ["--include", "more"], ["-I", "more"], ["-Imore"], ["-EImore"]]
 )
 def test_what_a_user_includes_does_not_replace_it(
     stack: Stack, shop_directory: Path, option: list[str]
