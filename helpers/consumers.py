@@ -64,7 +64,12 @@ class Consumers:
 
     def _leaves(self, event: Event) -> None:
         """It shuts down: takes nothing any more, and its event loop stands still."""
-        nothing = {"queues": [], "broadcasts": [], "sweep_period": math.inf, "leaving": True}
+        nothing: Event = {
+            "queues": [],
+            "broadcasts": [],
+            "sweep_period": None,
+            "leaving": True,
+        }
         self._said[event["pid"]] = self._said.get(event["pid"], event) | nothing
         self._hears_nothing(event)
 

@@ -463,8 +463,11 @@ def _return(
     sweepers = [event for event in live or ever if "visibility_timeout" in event]
     due = [max(0.0, event["visibility_timeout"] - age) for event in sweepers]
     earliest = min(due, default=math.nan)
+    # None where a worker never looks: no event loop, or about to end.
     sweeps = [
-        wait + event["sweep_period"] for wait, event in zip(due, sweepers, strict=True) if live
+        wait + event["sweep_period"]
+        for wait, event in zip(due, sweepers, strict=True)
+        if live and event["sweep_period"] is not None
     ]
     return earliest, min(sweeps, default=math.inf)
 

@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from helpers.errors import StackError
 
 Event = dict[str, Any]
-_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
 class Ledger:
@@ -44,11 +45,10 @@ class Ledger:
             # A fork may have closed what it inherited (`celery/beat.py: _Process.run`), and the
             # number may be somebody else's by now.
             self._open()
-        # Half of it by hand: this runs three times a task inside the worker under study.
-        head = f'{{"event":"{event}","at":{time.monotonic():.6f},"wall":{time.time():.6f}'
-        rest = _encode({"id": task_id, "pid": pid, "n": next(self._numbers), **details})
+        at, wall, number = time.monotonic(), time.time(), next(self._numbers)
+        said = {"event": event, "at": at, "wall": wall, "id": task_id, "pid": pid, "n": number}
         # A new line on both sides: a line torn by a crash spoils itself and not its neighbour.
-        line = f"\n{head},{rest[1:]}\n".encode()
+        line = b"\n%b\n" % _encoded(said | details)
         try:
             written = os.write(self._descriptor, line)
         except OSError as error:
@@ -80,6 +80,15 @@ class Ledger:
             self._descriptor = -1
 
 
+def _encoded(event: Event) -> bytes:
+    """As JSON. What has no place in it becomes text, and an infinite number null."""
+    try:
+        # Runs three times a task inside the worker under study: json takes four times as long.
+        return orjson.dumps(event, str, orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # half a surrogate pair, a number of more than 64 bits
+        return json.dumps(event, separators=(",", ":"), default=str).encode()
+
+
 @contextmanager
 def without_gc() -> Iterator[None]:
     """Search for no circles: a million objects without one take a fifth less time."""
@@ -97,9 +106,9 @@ def read(path: Path) -> "History":
     """All events of the ledger at `path`, in the order in which they were written."""
     text = path.read_bytes()
     try:
-        # All lines as one JSON list: three times as fast as one by one.
-        return History(json.loads(b"[" + text.strip(b"\n").replace(b"\n\n", b",") + b"]"))
-    except ValueError:
+        # All lines as one JSON list: faster than one by one.
+        return History(orjson.loads(b"[" + text.strip(b"\n").replace(b"\n\n", b",") + b"]"))
+    except ValueError:  # a torn line, or one that json has written
         return History(*_read_torn(text.split(b"\n")))
 
 

@@ -8,7 +8,6 @@ its own for `app.amqp` and for the transport's `Channel.QoS`.
 """
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -345,8 +344,8 @@ def _sweep(consumer: Any) -> dict[str, Any]:
     """How long this worker leaves a message in `unacked`, and how often it looks, in seconds.
 
     `kombu/transport/redis.py: QoS.restore_visible` and `Transport.register_with_event_loop`: a pool
-    without an event loop (gevent, eventlet) never looks. Empty for a transport without such a
-    clock.
+    without an event loop (gevent, eventlet) never looks, so it has no period. Empty for a transport
+    without such a clock.
     """
     channel = consumer.connection.default_channel
     if not hasattr(channel, "visibility_timeout"):
@@ -354,7 +353,7 @@ def _sweep(consumer: Any) -> dict[str, Any]:
     period = channel.unacked_restore_interval * channel.unacked_restore_throttle
     return {
         "visibility_timeout": float(channel.visibility_timeout),
-        "sweep_period": math.inf if consumer.hub is None else float(period),
+        "sweep_period": None if consumer.hub is None else float(period),
     }
 
 

@@ -83,6 +83,25 @@ def test_each_event_is_one_line_of_json(tmp_path: Path) -> None:
     assert [json.loads(line)["why"] for line in lines] == ["line one\nline two"]
 
 
+@pytest.mark.parametrize(
+    ("odd", "read"),
+    [
+        ("half a pair \ud800", "half a pair \ud800"),
+        (2**70, 2**70),
+        (float("inf"), None),
+        ({1: {"a"}}, {"1": "{'a'}"}),
+        (ValueError("no"), "no"),
+    ],
+)
+def test_whatever_a_task_says_is_one_line(tmp_path: Path, odd: object, read: object) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.append("failed", "a", why=odd)
+    ledger.append("failed", "b", why="plain")
+    history = ledger.read()
+    assert [event["why"] for event in history] == [read, "plain"] and history.torn == 0
+    assert [event["id"] for event in ledger.of("failed")] == ["a", "b"]
+
+
 def test_close_twice(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger")
     ledger.close()

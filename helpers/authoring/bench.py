@@ -5,6 +5,8 @@ Celery and pandas are imported where they are used, after the notebooks have run
 process shared with a kernel would count there for half.
 """
 
+import itertools
+import math
 import os
 import platform
 import sys
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
-from statistics import median
+from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -27,6 +29,7 @@ from helpers.ledger import Ledger
 
 if TYPE_CHECKING:
     from helpers import Outcome, Stack
+    from helpers.process import Process
 
 SHOP = """
 import time
@@ -48,7 +51,8 @@ def mark():
 """
 TASKS = 10_000
 HISTORY = 100_000
-PAIRS, WAITING = 11, 4_000
+PAIRS, TURNS, A_TURN = 20, 10, 150  # pairs, turns of each worker in a pair, tasks in a turn
+T_95 = 2.093  # of Student with 19 degrees of freedom
 HEAD = ("what", "bound", "median", "min to max", "n")
 here = private_directory()
 table: list[tuple[str, ...]] = [HEAD]
@@ -233,60 +237,64 @@ def eviction() -> None:
 
 
 def witness() -> None:
-    """How much longer a worker takes for the same queue when the witness watches."""
+    """How much longer a worker takes for empty tasks when the witness watches.
+
+    Two workers, watched and bare, take turns of a tenth of a second: what slows the machine for a
+    while slows both. A pair is the ratio of two sums of turns. Some pairs later both are made anew.
+    """
     from helpers import Stack
 
     with Stack(here) as stack:
         shop = stack.load("shop")
         shop.mark.delay()
-        for order in range(WAITING):
+        for order in range(A_TURN):
             shop.charge.delay(order)
         shop.mark.delay()
-        client = stack.redis.client()
-        queue = client.lrange("celery", 0, -1)
-
-        def drain(watched: bool) -> tuple[float, float]:
-            client.flushall()
-            client.rpush("celery", *queue)
-            return first_to_last(stack, watched)
-
-        costs = []
-        for pair in range(PAIRS):
-            turns = (True, False) if pair % 2 else (False, True)  # what drifts hits both alike
-            took = {turn: drain(turn) for turn in turns}
-            costs.append([100 * (a / b - 1) for a, b in zip(took[True], took[False], strict=True)])
-            bare, watched = took[False][0], took[True][0]
-            print(f"pair {pair + 1}: {bare:.2f} s, watched {watched:.2f} s", file=sys.stderr)
-    clock, processor = zip(*costs, strict=True)
-    note(f"the witness: more time for {WAITING:,} empty tasks", clock, "%", 5)
-    note("the witness: more processor time of that worker, start included", processor, "%")
+        queue = stack.redis.client().lrange("celery", 0, -1)
+        ratios: list[float] = []
+        while len(ratios) < PAIRS:
+            with bench_worker(stack, "watched") as watched, bench_worker(stack, "bare") as bare:
+                pair = watched, bare
+                for worker in pair:
+                    drain(stack, worker, queue)  # warm
+                for _ in range(PAIRS // 4):
+                    turns = [pair, pair[::-1]] * (TURNS // 2)
+                    took = {worker: 0.0 for worker in pair}
+                    for worker in itertools.chain(*turns):
+                        took[worker] += drain(stack, worker, queue)
+                    ratios.append(100 * (took[watched] / took[bare] - 1))
+    half = T_95 * stdev(ratios) / math.sqrt(len(ratios))
+    note(f"the witness: more time for {A_TURN * TURNS:,} empty tasks", ratios, "%")
+    note("the witness: upper end of the 95 % interval of the mean", [mean(ratios) + half], "%", 5)
 
 
-def first_to_last(stack: "Stack", watched: bool) -> tuple[float, float]:
-    """Drain the queue. Seconds from its first to its last task, and processor time of the worker.
-
-    The tasks at both ends note the time themselves, so a worker without the witness can be timed.
-    """
+@contextmanager
+def bench_worker(stack: "Stack", name: str) -> Iterator["Process"]:
+    """A worker of the queue of this name. Not `start_worker`: that one is always watched."""
     from helpers.process import Process
     from helpers.worker import QUICK_START
 
     command = [sys.executable, "-m", "celery", "-A", "shop", "worker", "--loglevel=INFO"]
-    command += [*QUICK_START, "--concurrency=1", *(["-I", "helpers.witness"] if watched else [])]
-    marks = here / "marks"
-    marks.unlink(missing_ok=True)
-    log = stack.ledger.path.with_name("bench.log")
-    worker = Process("bench", command, cwd=here, env=stack._environment(), log=log)
+    command += [*QUICK_START, "--concurrency=1", f"--queues={name}"]
+    command += ["-I", "helpers.witness"] if name == "watched" else []
+    log = stack.ledger.path.with_name(f"{name}.log")
+    worker = Process(name, command, cwd=here, env=stack._environment(), log=log)
     try:
-        worker.wait_until(
-            lambda: marks.exists() and marks.read_text().count("\n") == 2, "done", timeout=120
-        )
-        parent = psutil.Process(worker.pid)
-        tree = [parent, *parent.children(recursive=True)]
-        processor = sum(sum(process.cpu_times()[:2]) for process in tree)
+        yield worker
     finally:
         worker.kill()
+
+
+def drain(stack: "Stack", worker: "Process", queue: list[Any]) -> float:
+    """Seconds from the first to the last task of a queue: both note the time themselves."""
+    marks = here / "marks"
+    marks.unlink(missing_ok=True)
+    stack.redis.client().rpush(worker.name, *queue)
+    worker.wait_until(
+        lambda: marks.exists() and marks.read_text().count("\n") == 2, "done", timeout=120
+    )
     first, last = map(float, marks.read_text().split())
-    return last - first, processor
+    return last - first
 
 
 def main() -> None:
