@@ -114,10 +114,13 @@ def _bound(client: Any, kind: KeyNames) -> set[str]:
 def _message(raw: str) -> dict[str, Any] | None:
     """A message of kombu; None for what is somebody else's."""
     try:
-        message = json.loads(raw)
+        return _of_kombu(json.loads(raw))
     except ValueError:
         return None
-    # A message of kombu has all of them (`kombu/transport/virtual/base.py: prepare_message`).
+
+
+def _of_kombu(message: Any) -> dict[str, Any] | None:
+    # It has all of them (`kombu/transport/virtual/base.py: prepare_message`).
     return message if isinstance(message, dict) and message.keys() >= _PARTS else None
 
 
@@ -179,8 +182,12 @@ def held(server: HasClient, db: int = 0) -> Iterator[tuple[str, dict[str, Any], 
             entries, scores = pipe.execute()
             index = dict(scores)
             for tag, raw in entries.items():
-                message, _exchange, routing_key = json.loads(raw)
-                yield tag, message, routing_key, index.get(tag, float("nan"))
+                try:
+                    message, _exchange, routing_key = json.loads(raw)
+                except (ValueError, TypeError):
+                    continue  # somebody else's
+                if _of_kombu(message):
+                    yield tag, message, routing_key, index.get(tag, float("nan"))
 
 
 def unacked(server: HasClient, db: int = 0) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """The lens: on fakeredis where it is faithful, on a real server for the rest."""
 
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -82,6 +83,32 @@ def test_unacked_foreign_beside_a_task_has_no_id(fake: FakeServer) -> None:
             client.hset("unacked", tag, json.dumps([own, "", "celery"]))
     ids = dict(lens.unacked(fake)[["tag", "id"]].itertuples(index=False))
     assert ids == {"task": "one", "foreign": None}
+
+
+def anything(chance: random.Random, depth: int = 0) -> Any:
+    """What JSON can hold, often in the shape of a message."""
+    plain = chance.choice([None, True, 7, -0.5, "", "text", "\ud83d", "e30="])
+    if depth > 3 or chance.random() < 0.3:
+        return plain
+    if chance.random() < 0.4:
+        return [anything(chance, depth + 1) for _ in range(chance.randrange(4))]
+    names = ["body", "headers", "properties", "id", "task", "body_encoding", "compression", "x"]
+    return {name: anything(chance, depth + 1) for name in chance.sample(names, chance.randrange(8))}
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_nothing_of_somebody_else_hides_a_task(fake: FakeServer, seed: int) -> None:
+    chance = random.Random(seed)
+    found = [json.dumps(anything(chance)) for _ in range(5)]
+    held = [json.dumps([anything(chance), "", chance.choice(["celery", None])]) for _ in range(5)]
+    cut = chance.choice(found)
+    with fake.client() as client:
+        client.lpush("celery", *found, cut[: len(cut) // 2], "", json.dumps(message("waits")))
+        for number, raw in enumerate([*held, *found, "", json.dumps([message("held"), "", "q"])]):
+            client.hset("unacked", str(number), raw)
+    waiting = {lens.task_of(m)[0] for own in lens.messages(fake).values() for m in own}
+    assert "waits" in waiting
+    assert "held" in set(lens.unacked(fake)["id"])
 
 
 def test_compare_says_what_is_gone(stack: Stack) -> None:

@@ -1,13 +1,14 @@
 """Applications that nobody chose: the outcome against the truth told by other means."""
 
 import ast
+import secrets
 from pathlib import Path
 
 import pytest
 
 from helpers.authoring import draws
 from helpers.authoring.draws.drawing import GREEN, Draw, draw, green_pools
-from helpers.authoring.draws.lane import left_out, reports
+from helpers.authoring.draws.lane import drawn, left_out, reports
 from helpers.authoring.draws.oracle import Answers, Line, Look, truths, verdicts
 from tests.draws.kept import KEPT
 
@@ -15,6 +16,15 @@ from tests.draws.kept import KEPT
 @pytest.mark.timeout(150)
 def test_what_was_once_wrong_is_right() -> None:
     done = list(reports([(Draw.of(literal), name) for name, literal in KEPT.items()], at_once=2))
+    assert [str(report) for report in done if report.wrong] == []
+
+
+@pytest.mark.timeout(300)
+def test_ten_that_nobody_chose() -> None:
+    """Other ones each time. A disagreement tells its draw: `make test-draws`, CONTRIBUTING."""
+    seed = secrets.randbelow(10**6)
+    print(f"seed {seed}, without {left_out(quick=True)}")
+    done = list(reports(drawn(seed, 10, quick=True), at_once=2))
     assert [str(report) for report in done if report.wrong] == []
 
 
