@@ -1,7 +1,7 @@
 """What the workers' consumers said of themselves: who consumes what, what they were handed."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from helpers.ledger import Event, History
@@ -12,13 +12,14 @@ _SAYS = ("ready", "connected", "consuming")
 _REVOKE_EXPIRES = 10_800
 
 
-class Receipt(NamedTuple):
-    """A delivery to a process, and how often its consumer had lost its connection by then."""
+Delivery = tuple[int, str, float]  # to a process, with a tag, at a moment of the ledger's clock
 
-    pid: int
+
+class Receipt(NamedTuple):
+    """What a process knew of a delivery, and how often it had lost its connection by then."""
+
     lost: int
     due: float  # wall time of its ETA; 0 without one
-    number: int  # of the deliveries of this task to this process, from 1
 
 
 class Consumers:
@@ -34,12 +35,11 @@ class Consumers:
         self._live = live
         self._ended = ended or {}
         self._said: dict[int, Event] = {}  # by process id
-        self._lost: dict[int, list[float]] = {}  # wall times
+        self._lost: dict[int, list[Event]] = {}  # its connection, or all that it knew
         self._takes_all: set[int] = set()
-        # The last `Receipt` of each delivery tag, as a plain tuple: that is made in half the time.
-        self._receipts: dict[str, tuple[int, int, float, int]] = {}
-        self._received: dict[tuple[int, str], int] = {}
-        self._begun: dict[tuple[int, str], int] = {}
+        # Of each delivery its `Receipt`, as a plain tuple: that is made in half the time.
+        self._receipts: dict[Delivery, tuple[int, float]] = {}
+        self._last: dict[str, Delivery] = {}  # by tag, which stays when a sweep puts it back
         self._revoked: dict[tuple[int, str], float] = {}  # wall time
         self._subscribed: list[tuple[float, int, str, frozenset[str]]] = []
         for event in history:
@@ -51,7 +51,7 @@ class Consumers:
         if event["event"] == "ready" and pid in self._said:
             # SIGHUP: a new program in the same process (`celery/apps/worker.py: _reload_current_
             # worker`), which knows nothing of what the old one had.
-            self._lost.setdefault(pid, []).append(math.inf)
+            self._lost.setdefault(pid, []).append(event)
         self._said[pid] = event
         if event.get("takes_all"):
             self._takes_all.add(pid)
@@ -59,7 +59,7 @@ class Consumers:
         self._subscribed.append((event["at"], pid, event.get("worker", ""), heard))
 
     def _disconnects(self, event: Event) -> None:
-        self._lost.setdefault(event["pid"], []).append(event["wall"])
+        self._lost.setdefault(event["pid"], []).append(event)
         self._hears_nothing(event)
 
     def _leaves(self, event: Event) -> None:
@@ -78,21 +78,10 @@ class Consumers:
         self._subscribed.append((event["at"], event["pid"], event.get("worker", ""), nothing))
 
     def _receives(self, event: Event) -> None:
-        pid, number = event["pid"], 1
-        if pid in self._takes_all:
-            key = pid, event["id"]
-            self._received[key] = number = self._received.get(key, 0) + 1
+        pid, tag = event["pid"], event["tag"]
+        self._last[tag] = delivery = pid, tag, event["at"]
         lost = len(self._lost[pid]) if pid in self._lost else 0
-        self._receipts[event["tag"]] = pid, lost, event.get("due") or 0.0, number
-
-    def _begins(self, event: Event) -> None:
-        if event["pid"] in self._takes_all:
-            key = event["pid"], event["id"]
-            self._begun[key] = self._begun.get(key, 0) + 1
-
-    def _receipt(self, tag: str) -> Receipt | None:
-        found = self._receipts.get(tag)
-        return Receipt(*found) if found else None
+        self._receipts[delivery] = lost, event.get("due") or 0.0
 
     def _revokes(self, event: Event) -> None:
         self._revoked[event["pid"], event["id"]] = event["wall"]
@@ -120,37 +109,63 @@ class Consumers:
         """
         return any(event.get("leaving") for event in self.now)
 
-    def has_in_hand(self, tag: str, task_id: str) -> bool:
-        """Whether a live consumer knows of a delivery: it was its own, and it did not forget it.
+    def has(self, tag: str) -> Delivery | None:
+        """The last delivery with this tag, if a live consumer knows of it: it did not forget it."""
+        delivery = self._last.get(tag)
+        if delivery is None or delivery[0] not in self._live:
+            return None
+        kept = Receipt(*self._receipts[delivery]).lost == len(self._lost.get(delivery[0], ()))
+        return delivery if kept else None
 
-        A consumer that lost its connection forgets what it was handed and has not given to its pool
+    def waiting(
+        self, deliveries: Sequence[Delivery], begun: Sequence[tuple[str, float]]
+    ) -> list[Delivery]:
+        """Those of one task that are still to begin in a live worker.
+
+        `begun` says by which worker one of them began, and when. It is the oldest that the worker
+        had not forgotten. A sweep puts back what a worker waits to run, and it has a second one.
+        """
+        if len(deliveries) == len(begun) == 1 and self._began(deliveries[0], *begun[0]):
+            return []  # nearly always
+        left = list(deliveries)
+        for worker, at in begun:
+            for own in left:
+                if self._began(own, worker, at):
+                    left.remove(own)
+                    break
+        return [own for own in left if own[0] in self._live and self._forgot(own) == math.inf]
+
+    def _began(self, delivery: Delivery, worker: str, at: float) -> bool:
+        """Whether it can be the one with which a worker began at a moment."""
+        pid, _, since = delivery
+        by = self._said.get(pid, {}).get("worker", worker)
+        return by == worker and since <= at < self._forgot(delivery)
+
+    def _forgot(self, delivery: Delivery) -> float:
+        """When its consumer forgot it, on the ledger's clock.
+
+        One that loses its connection forgets what it was handed and has not given to its pool
         (`celery/worker/consumer/consumer.py: Consumer.on_close`). Prefork and solo take a task when
         they can run it; the other pools take it at once, unless it waits for its ETA.
         """
-        receipt = self._receipt(tag)
-        if receipt is None or receipt.pid not in self._live:
-            return False
-        lost = self._lost.get(receipt.pid, [])
-        if receipt.lost == len(lost):
-            return True
-        return receipt.due < lost[receipt.lost] < math.inf and self._waits_in_pool(receipt, task_id)
+        pid, receipt = delivery[0], Receipt(*self._receipts[delivery])
+        lost = self._lost.get(pid, [])[receipt.lost :]
+        if not lost:
+            return math.inf
+        first = lost[0]
+        pool = pid in self._takes_all and receipt.due < first["wall"]
+        return math.inf if pool and first["event"] == "disconnected" else float(first["at"])
 
-    def _waits_in_pool(self, receipt: Receipt, task_id: str) -> bool:
-        """Such a pool runs the copies of a task in the order in which it got them."""
-        return (
-            receipt.pid in self._takes_all
-            and self._begun.get((receipt.pid, task_id), 0) < receipt.number
-        )
-
-    def will_drop(self, tag: str, task_id: str) -> bool:
+    def will_drop(self, delivery: Delivery, task_id: str) -> bool:
         """Whether the holder of a delivery was told to drop the task when its time comes.
 
         What the pool has already taken runs all the same (`Request.execute_using_pool` asks).
         """
-        receipt = self._receipt(tag)
-        if receipt is None or (told := self._revoked.get((receipt.pid, task_id))) is None:
+        pid = delivery[0]
+        if (told := self._revoked.get((pid, task_id))) is None:
             return False
-        taken = receipt.pid in self._takes_all and receipt.due < told
+        receipt = Receipt(*self._receipts[delivery])
+        taken = pid in self._takes_all and receipt.due < told
         return not taken and receipt.due < told + _REVOKE_EXPIRES
 
     def subscribed(self, exchange: str, at: float) -> set[str]:
@@ -167,6 +182,5 @@ _READ = {
     "disconnected": Consumers._disconnects,
     "leaving": Consumers._leaves,
     "received": Consumers._receives,
-    **dict.fromkeys(("started", "discarded"), Consumers._begins),
     "revoked": Consumers._revokes,
 }

@@ -4,15 +4,16 @@
 """
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from helpers.consumers import Consumers
+from helpers.consumers import Consumers, Delivery
 from helpers.ledger import Event, History, without_gc
+from helpers.tasks import Seen, collect
 
 
 class Fate(NamedTuple):
@@ -134,117 +135,6 @@ class Outcome:
         return self.sentence
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What the ledger says of one task id."""
-
-    task: str | None = None
-    attempted: dict[int, int] = field(default_factory=dict)  # how often, by number of retries
-    started: dict[int, int] = field(default_factory=dict)
-    accepted: int = 0
-    ends: dict[str, int] = field(default_factory=dict)
-    running: dict[int, int] = field(default_factory=dict)  # by process id
-    since: dict[int, float] = field(default_factory=dict)  # the last start there
-    on: dict[int, str] = field(default_factory=dict)  # the worker of that process
-    tag: str = ""  # of the last delivery
-    received_at: float = 0.0
-    waits: bool = False  # received, and neither started nor dropped nor put back since
-    why: str = ""
-    broadcasts: tuple[tuple[str, float, int], ...] = ()  # exchange, when, number of retries
-    by: dict[tuple[str, int], int] = field(default_factory=dict)  # of a broadcast: starts
-
-
-def _attempted(task: _Seen, event: Event) -> None:
-    _add(task.attempted, event["retries"])
-    if exchange := event.get("broadcast"):
-        task.broadcasts += ((exchange, event["at"], event["retries"]),)
-
-
-def _accepted(task: _Seen, event: Event) -> None:
-    task.accepted += 1
-
-
-def _noted(task: _Seen, event: Event) -> None:
-    """Nothing to count: refused is attempted and not accepted, and `Consumers` reads revokes."""
-
-
-def _received(task: _Seen, event: Event) -> None:
-    task.tag, task.received_at, task.waits = event["tag"], event["at"], True
-    task.on[event["pid"]] = event.get("worker", "")
-
-
-def _started(task: _Seen, event: Event) -> None:
-    _add(task.started, event["retries"])
-    _add(task.running, event["pid"])
-    task.on[event["pid"]] = event.get("worker", "")
-    task.since[event["pid"]] = event["at"]
-    task.waits = False
-    if task.broadcasts:
-        _add(task.by, (event["worker"], event["retries"]))
-
-
-def _restored(task: _Seen, event: Event) -> None:
-    # The line is written after the fact: by then another worker may have it, and run it.
-    moved_at: float = event["moved_at"] if "moved_at" in event else event["at"]
-    if task.received_at <= moved_at:
-        task.waits = False
-    if event["requeued"]:  # its child was lost
-        _stop(task, event["pid"], moved_at)
-
-
-def _ended(task: _Seen, event: Event) -> None:
-    _add(task.ends, event["event"])
-    if task.running.get(event["pid"]):
-        task.running[event["pid"]] -= 1
-    else:  # the parent reports for a child that was lost
-        _stop(task, event["pid"], event["at"])
-
-
-def _stop(task: _Seen, parent: int, before: float) -> None:
-    """What ran in the pool of a parent, and began before a moment, does so no more."""
-    for pid in list(task.running):
-        if task.on[pid] == task.on.get(parent, task.on[pid]) and task.since[pid] <= before:
-            del task.running[pid]
-
-
-def _dropped(task: _Seen, event: Event) -> None:
-    _add(task.ends, event["event"])
-    task.waits = False
-
-
-_READ: dict[str, Callable[[_Seen, Event], None]] = {
-    "attempted": _attempted,
-    "accepted": _accepted,
-    "refused": _noted,
-    "received": _received,
-    "started": _started,
-    "restored": _restored,
-    "discarded": _dropped,
-    "revoked": _noted,
-    **dict.fromkeys(("finished", "failed", "retried", "cancelled"), _ended),
-}
-
-
-def _collect(history: History) -> dict[str, _Seen]:
-    """What was seen of each task id."""
-    seen: defaultdict[str, _Seen] = defaultdict(_Seen)
-    for event in history:
-        if (task_id := event["id"]) is None:
-            continue
-        task = seen[task_id]
-        if name := event.get("task"):
-            task.task = name
-        if "why" in event:
-            task.why = event["why"]
-        _READ[event["event"]](task, event)
-    return seen
-
-
-def _add(counts: dict[Any, int], key: Any) -> None:
-    # A Counter for each of these would take a third of the time of `classify`.
-    counts[key] = counts.get(key, 0) + 1
-
-
 class _Whereabouts(NamedTuple):
     """Where a task is, apart from what became of it. Facts only: `_where` has the words."""
 
@@ -308,7 +198,7 @@ class _Sight:
         """Of the tasks whose message the broker has."""
         return [*self._queue, *self._unacked]
 
-    def whereabouts(self, task_id: str, task: _Seen) -> _Whereabouts:
+    def whereabouts(self, task_id: str, task: Seen) -> _Whereabouts:
         """A message in the broker comes first: what a process has besides may be seen later."""
         if (queue := self._queue.get(task_id)) is not None:
             # As the application calls it, where one is known.
@@ -318,32 +208,35 @@ class _Sight:
             return self._in_unacked(task_id, task, entries)
         return self._in_a_process(task_id, task)
 
-    def _in_unacked(self, task_id: str, task: _Seen, entries: list[Unacked]) -> _Whereabouts:
+    def _in_unacked(self, task_id: str, task: Seen, entries: list[Unacked]) -> _Whereabouts:
         if self._runs(task):
             return _RUNNING
-        consumers = self._consumers
-        known = [own.tag for own in entries if consumers.has_in_hand(own.tag, task_id)]
-        if known:
-            dropped = all(consumers.will_drop(tag, task_id) for tag in known)
-            return _REVOKED if dropped else _Whereabouts("held", "unacked")
-        now, ever, wall = consumers.now, consumers.ever, self._census.wall
+        known = filter(None, (self._consumers.has(own.tag) for own in entries))
+        if hands := [*known, *self._waiting(task)]:
+            return _REVOKED if self._dropped(task_id, hands) else _Whereabouts("held", "unacked")
+        now, ever, wall = self._consumers.now, self._consumers.ever, self._census.wall
         returns = min(_return(entry, wall, now, ever) for entry in entries)
         return _Whereabouts("stranded", "unacked", "", False, *returns)
 
-    def _in_a_process(self, task_id: str, task: _Seen) -> _Whereabouts:
+    def _in_a_process(self, task_id: str, task: Seen) -> _Whereabouts:
         if self._runs(task):
             return _RUNNING
-        if task.waits and self._consumers.has_in_hand(task.tag, task_id):
-            dropped = self._consumers.will_drop(task.tag, task_id)
-            return _REVOKED if dropped else _IN_MEMORY
-        if any(number and task.on[pid] in self._names for pid, number in task.running.items()):
+        if hands := self._waiting(task):
+            return _REVOKED if self._dropped(task_id, hands) else _IN_MEMORY
+        if task.running and any(task.on[pid] in self._names for pid in task.running):
             return _CHILD_GONE
         return _NOWHERE
 
-    def _runs(self, task: _Seen) -> bool:
-        return any(number and pid in self._census.live for pid, number in task.running.items())
+    def _waiting(self, task: Seen) -> list[Delivery]:
+        return self._consumers.waiting(task.deliveries, task.begun)
 
-    def meant_for(self, task: _Seen) -> Counter[tuple[str, int]]:
+    def _dropped(self, task_id: str, hands: list[Delivery]) -> bool:
+        return all(self._consumers.will_drop(own, task_id) for own in hands)
+
+    def _runs(self, task: Seen) -> bool:
+        return not self._census.live.isdisjoint(task.running)
+
+    def meant_for(self, task: Seen) -> Counter[tuple[str, int]]:
         """How often each worker was to start a broadcast, by number of retries.
 
         It was meant for those that were subscribed when it was published.
@@ -380,11 +273,11 @@ def classify(
     from the broker to a worker is nowhere for a moment.
     Without a census there is no verdict.
     """
-    seen = _collect(history)
+    seen = collect(history)
     at = census or Census(wall=math.nan)
     sight = _Sight(history, at)
     ids = dict.fromkeys([*seen, *sight.ids()])
-    rows = [_row(task_id, seen.get(task_id) or _Seen(), sight) for task_id in ids]
+    rows = [_row(task_id, seen.get(task_id) or Seen(), sight) for task_id in ids]
     table = pd.DataFrame(rows, columns=_COLUMNS).set_index("id")
     certain = Counter(table["fate"])
     lost_now = table["fate"] == "lost"
@@ -392,14 +285,14 @@ def classify(
         lost = table.index[lost_now]
         certain["lost"], certain["stranded"] = len(set(lost) & set(lost_before)), 0
     doubts = _doubts(table, out_of_time)
-    if sight.leaving and (unseen := sum(not seen[it].tag for it in table.index[lost_now])):
+    if sight.leaving and (unseen := sum(not seen[it].on for it in table.index[lost_now])):
         certain["lost"] = max(0, certain["lost"] - unseen)
         doubts.append(f"{unseen} tasks may be in the socket of a worker that shuts down")
     verdict, reasons = _verdict(certain, _void(history, census), doubts + _undecided(table))
     return Outcome(title, table, verdict, reasons, log_errors, exits=at.exits, foreign=at.foreign)
 
 
-def _row(task_id: str, task: _Seen, sight: _Sight) -> tuple[Any, ...]:
+def _row(task_id: str, task: Seen, sight: _Sight) -> tuple[Any, ...]:
     spot = sight.whereabouts(task_id, task)
     fate, starts = _fate(task, spot, sight), sum(task.started.values())
     ended = task.ends.get("finished", 0)
@@ -410,7 +303,7 @@ def _row(task_id: str, task: _Seen, sight: _Sight) -> tuple[Any, ...]:
 _FINAL = frozenset(("finished", "failed"))
 
 
-def _fate(task: _Seen, spot: _Whereabouts, sight: _Sight) -> str:
+def _fate(task: Seen, spot: _Whereabouts, sight: _Sight) -> str:
     """What became of it, or where nothing final happened, how its message is about."""
     if task.started and not (task.attempted and task.accepted):
         return "recovered" if task.attempted else "unexpected"
@@ -421,27 +314,27 @@ def _fate(task: _Seen, spot: _Whereabouts, sight: _Sight) -> str:
     return _open(task, spot)
 
 
-def _open(task: _Seen, spot: _Whereabouts) -> str:
+def _open(task: Seen, spot: _Whereabouts) -> str:
     """The fate of a task that has not ended."""
     if ("discarded" in task.ends and not spot.message) or spot.place == "revoked":
         return "discarded"
     return spot.message or ("lost" if task.accepted else "refused")
 
 
-def _end(task: _Seen) -> str:
+def _end(task: Seen) -> str:
     """The fate of a task that was published, ran and ended."""
     if any(number > task.attempted.get(key, 0) for key, number in task.started.items()):
         return "duplicated"
     return "done" if "finished" in task.ends else "failed"
 
 
-def _fate_of_broadcast(task: _Seen, spot: _Whereabouts, meant_for: Counter[tuple[str, int]]) -> str:
+def _fate_of_broadcast(task: Seen, spot: _Whereabouts, meant_for: Counter[tuple[str, int]]) -> str:
     """Done is: once for each publish, on each worker that was subscribed at that moment."""
     # Who is not known to have been subscribed, and heard it all the same, hears each publish once.
     if any(starts > task.attempted.get(key[1], 0) for key, starts in task.by.items()):
         return "duplicated"
     missed = any(task.by.get(key, 0) < times for key, times in meant_for.items())
-    unended = any(task.running.values())
+    unended = bool(task.running)
     if missed or unended or not task.by:
         return _open(task, spot)
     return "failed" if "failed" in task.ends else "done"

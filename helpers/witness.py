@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import Celery, bootsteps, current_app, signals, states
+from celery.app import trace
 from celery.concurrency import solo
 from celery.worker import state as worker
 from celery.worker.request import Request
@@ -99,6 +100,7 @@ def watch_worker(app: Celery, ledger: Ledger) -> None:
     _watch_consumer(app, ledger)
     _watch_returns(ledger)
     _watch_revokes(ledger)
+    _watch_copies(ledger)
 
 
 def _watch_tasks(ledger: Ledger) -> None:
@@ -250,6 +252,26 @@ def _watch_revokes(ledger: Ledger) -> None:
             ledger.append("revoked", task_id)
 
     worker.revoked.update = remembered
+
+
+def _watch_copies(ledger: Ledger) -> None:
+    """No signal says that a task was not run because a copy of it had succeeded.
+
+    Only the log does (`celery/app/trace.py: trace_task`, worker_deduplicate_successful_tasks).
+    """
+    info: Callable[..., None] = trace.info
+    names: list[str] = []
+
+    @signals.celeryd_after_setup.connect(weak=False)
+    def named(sender: str, **_: Any) -> None:
+        names.append(_short(sender))
+
+    def told(message: str, context: Mapping[str, Any]) -> None:
+        info(message, context)
+        if message is trace.LOG_IGNORED:
+            ledger.append("deduplicated", context["id"], worker=names[-1])
+
+    trace.info = told
 
 
 def _watch_returns(ledger: Ledger) -> None:

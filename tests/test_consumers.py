@@ -126,8 +126,9 @@ def test_what_a_pool_took_and_ran_is_in_no_hand_any_more(live: tuple[int, ...]) 
 
 def test_the_second_copy_in_a_pool_waits_after_the_first_ran() -> None:
     told = threads().publish().receive().receive(tag="again").lose().run(ONE)
-    consumers = Consumers(History(told.events), [ONE])
-    assert [consumers.has_in_hand(tag, "a") for tag in ("tag", "again")] == [False, True]
+    row = told.judge().table.loc["a"]
+    assert (row["fate"], row["place"]) == ("done", "memory")
+    assert told.run(ONE).judge().table.loc["a", "message"] == ""
 
 
 def test_one_of_two_messages_of_a_task_is_known_to_a_live_worker() -> None:
@@ -165,7 +166,7 @@ def test_what_a_worker_that_shuts_down_had_asked_for_is_not_surely_lost() -> Non
     assert (outcome.counts, outcome.verdict) == ({"lost": 1}, "inconclusive")
     assert "1 tasks may be in the socket of a worker that shuts down" in outcome.sentence
     assert told.judge(live=()).verdict == "broke"
-    seen = Told().ready().publish().receive().start(TWO).say("leaving", ONE)
+    seen = Told().ready().publish().receive().start(CHILD).say("leaving", ONE)
     assert seen.judge(live=(ONE,)).verdict == "broke"
 
 
@@ -332,10 +333,61 @@ def test_a_requeue_does_not_end_what_started_after_it() -> None:
 def test_a_return_does_not_take_what_was_received_after_it() -> None:
     told = Told().ready().ready(TWO).publish().receive()
     moved = len(told.events) - 0.5
-    told.receive(TWO, tag="two").say("restored", ONE, "a", requeued=False, moved_at=moved)
+    told.receive(ONE).say("restored", ONE, "a", requeued=True, moved_at=moved)
     assert told.fate() == "held"
-    told.say("restored", TWO, "a", requeued=False)
+    told.say("restored", ONE, "a", requeued=True)
     assert told.fate() == "lost"
+
+
+# A sweep takes a message from the broker's record of a worker, not from the worker.
+
+
+def swept() -> Told:
+    """Worker one waits to run it; another has it too."""
+    told = Told().ready().ready(TWO).publish().receive()
+    return told.say("restored", TWO, "a", requeued=False).receive(TWO)
+
+
+def test_a_task_that_ended_would_run_again_where_it_still_waits() -> None:
+    told = swept().run(CHILD_TWO)
+    row = told.judge().table.loc["a"]
+    assert (row["fate"], row["message"], row["place"]) == ("done", "held", "memory")
+    assert told.judge().verdict == "inconclusive"
+    assert told.judge(live=(TWO, CHILD_TWO)).verdict == "survived"
+    assert told.run(CHILD).fate() == "duplicated"
+
+
+@pytest.mark.parametrize("end", ["discarded", "revoked"])
+def test_what_one_worker_dropped_another_may_still_run(end: str) -> None:
+    told = swept().say(end, TWO, "a")
+    assert told.fate("tag") == told.fate() == "held"
+    told = told.say(end, ONE, "a")
+    assert told.fate(*["tag"] * (end == "revoked")) == "discarded"
+
+
+def test_what_was_put_back_and_came_again_is_known_to_the_first_receiver_too() -> None:
+    told = swept()
+    assert told.fate("tag", live=(ONE,)) == told.fate("tag", live=(TWO,)) == "held"
+    assert told.fate("tag", live=()) == "stranded"
+    assert told.lose().fate("tag", live=(ONE,)) == "stranded"
+
+
+def test_a_worker_that_forgot_a_message_and_got_it_again_has_it_once() -> None:
+    told = Told().ready().publish().receive().lose()
+    told.say("restored", ONE, "a", requeued=False).receive().run(CHILD)
+    assert told.judge().table.loc["a", "message"] == ""
+    assert told.judge().verdict == "survived"
+
+
+def test_a_copy_that_was_deduplicated_waits_no_more() -> None:
+    told = swept().run(CHILD_TWO).say("deduplicated", CHILD)
+    told.events[-1]["id"] = "a"
+    assert told.judge().verdict == "survived"
+
+
+def test_a_copy_whose_child_was_lost_before_it_began_waits_no_more() -> None:
+    told = Told().ready().publish().receive().say("failed", ONE, "a")
+    assert (told.fate(), told.judge().table.loc["a", "message"]) == ("failed", "")
 
 
 # Verdicts: a certain loss beside what is open.

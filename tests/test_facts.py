@@ -182,7 +182,7 @@ def reads_words(code: str) -> bool:
 
 def test_no_program_takes_words_from_a_table() -> None:
     readers = [place for place, code in programs() if reads_words(code)]
-    assert readers == ["helpers/fates.py"]  # where they are made
+    assert readers == ["helpers/tasks.py"]  # where they are made
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ class Story:
 
     def run(self, *ids: str, end: str = "finished", **details: Any) -> "Story":
         for task_id in ids:
-            self.receive(task_id).start(task_id, **details).say(end, task_id, CHILD)
+            worker = {"worker": details["worker"]} if "worker" in details else {}
+            self.receive(task_id, **worker).start(task_id, **details).say(end, task_id, CHILD)
         return self
 
     def judge(self, census: Census | None = None, **options: Any) -> Outcome:

@@ -51,9 +51,9 @@ def here(tmp_path: Path) -> Path:
     return directory
 
 
-def known(app: Any) -> set[str]:
+def known(app: Any, workers: int = 1) -> set[str]:
     """What the live workers know of, in their own words."""
-    inspect = app.control.inspect(timeout=10, limit=1)  # there is one to answer
+    inspect = app.control.inspect(timeout=10, limit=workers)
     asked = [inspect.active(), inspect.reserved(), inspect.scheduled()]
     found = [it for answer in asked for own in (answer or {}).values() for it in own]
     return {it.get("request", it)["id"] for it in found}
@@ -358,3 +358,46 @@ def test_a_worker_that_shuts_down_is_no_consumer_and_holds_what_it_has(here: Pat
         assert table.loc[late.id, "where"] == "queue celery, no consumer"
         stack.wait_until(lambda: not worker.alive, "ended")
         assert stack.settle(timeout=1, quiet=0.2).counts == {"done": 1, "queued": 4}
+
+
+# A sweep takes a message from `unacked`, not from the worker that waits to run it.
+
+SWEEPS = {"visibility_timeout": 2, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+
+
+def test_a_task_that_is_done_and_waits_in_another_worker(here: Path) -> None:
+    kinds(here, broker_transport_options=SWEEPS)
+    with Stack(here) as stack:
+        stack.start_worker("--concurrency=1")
+        module = stack.load("kinds")
+        module.work.delay(10)
+        second = module.work.delay()
+        stack.wait_for("received", second)
+        stack.start_worker("--concurrency=1")
+        stack.wait_for("finished", second, timeout=20)
+        row = count(stack).table.loc[second.id]
+        assert (row["fate"], row["place"]) == ("done", "memory")
+        assert second.id in known(module.app, workers=2)
+        assert count(stack).verdict == "inconclusive"
+        outcome = stack.settle(timeout=30)
+        assert (outcome.counts, outcome.verdict) == ({"done": 1, "duplicated": 1}, "broke")
+
+
+def test_a_copy_that_celery_deduplicates_is_gone(here: Path) -> None:
+    kinds(
+        here,
+        broker_transport_options=SWEEPS,
+        worker_deduplicate_successful_tasks=True,
+        task_ignore_result=False,
+    )
+    (here / "kinds.py").write_text((here / "kinds.py").read_text().replace("task_ignore", "not_"))
+    with Stack(here) as stack:
+        for _ in range(2):
+            stack.start_worker("--concurrency=1")
+        task = stack.load("kinds").late.delay(5)
+        outcome = stack.settle(timeout=30)
+        row = outcome.table.loc[task.id]
+        # Each worker ran it once: it was handed out again before the first had succeeded.
+        assert (row["fate"], row["starts"], row["message"]) == ("duplicated", 2, "")
+        assert stack.ledger.count("deduplicated") >= 1
+        assert outcome.reasons == ["duplicated 1"]

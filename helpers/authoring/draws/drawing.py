@@ -176,6 +176,7 @@ def _conf(chance: random.Random) -> dict[str, Any]:
         "worker_eta_task_limit": (1,),
         "task_compression": ("gzip",),
         "task_default_priority": (6,),
+        "worker_deduplicate_successful_tasks": (True,),
     }
     return {
         name: chance.choice(values) for name, values in choices.items() if chance.random() < 0.2
