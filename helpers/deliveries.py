@@ -64,6 +64,7 @@ class _Lives:
         rows, args = self.rows[task_id], self._args.get(task_id, "")
         row = {"id": task_id, "task": _label(name, args), "name": name, "args": args, "end": ""}
         row |= {"worker": event["worker"], "published": self._published.get(task_id)}
+        row["parent"] = event["pid"]
         rows.append(row | {"received": at, "delivery": len(rows) + 1})
 
     def started(self, event: Event, at: float) -> None:
@@ -74,7 +75,7 @@ class _Lives:
     def ended(self, event: Event, at: float) -> None:
         # The child that ran the task says so itself. The parent says it for a child that was lost.
         rows = self.rows[event["id"]]
-        run = _latest(rows, pid=event["pid"], end="") or _latest(rows, end="")
+        run = _latest(rows, pid=event["pid"], end="") or _latest(rows, parent=event["pid"], end="")
         run.update(ended=at, end=_ENDS[event["event"]])
 
     def restored(self, event: Event, at: float) -> None:

@@ -150,6 +150,8 @@ def _watch_tasks(ledger: Ledger) -> None:
         # Not task_success: `raise Ignore()` ends a task on purpose and sends no other signal.
         if state in (states.SUCCESS, states.IGNORED):
             ledger.append("finished", task_id, task=task.name)
+        elif state is None:  # cut off from outside: SystemExit, GreenletExit
+            ledger.append("cancelled", task_id, task=task.name)
 
     @signals.task_revoked.connect(**connect)
     def revoked(request: Any, terminated: bool, expired: bool, **_: Any) -> None:

@@ -23,4 +23,10 @@ KEPT = {
         "{'pools': ('threads', 'prefork'), 'faults': ('kill worker',), 'moment': 'before', "
         "'tasks': [{'kind': 'broadcast', 'queue': 'to_all'}]}"
     ),
+    "a run that was cut off in a green thread still ran": (
+        "{'conf': {'worker_cancel_long_running_tasks_on_connection_loss': True, "
+        "'worker_prefetch_multiplier': 1}, 'pools': ('eventlet',), 'concurrency': 3, "
+        "'tasks': [{'seconds': 1.2, 'late': True}, {'seconds': 1.2, 'late': True}, "
+        "{'seconds': 1.2, 'late': True}], 'faults': ('restart broker',)}"
+    ),
 }

@@ -72,7 +72,7 @@ def _rows(seen: Seen, found: dict[str, Truth]) -> list[str]:
         for column, words in (("starts", ("start",)), ("finishes", ("end", "ignore"))):
             number = sum(line.id == task_id and line.what in words for line in lines)
             # Celery starts a task, stores STARTED, and only then the task can write its first line.
-            begins = column == "starts" and truth.fate in ("queued", "held", "stranded", "lost")
+            begins = column == "starts" and truth.fate != "done"
             if row[column] - number not in (0, int(begins)):
                 wrong.append(f"{told} has {row[column]} {column}, and in truth {number}")
         if truth.consumed is not None and bool(row["consumed"]) != truth.consumed:
