@@ -72,6 +72,7 @@ class Answers:
     revoked: Mapping[str, set[str]] = field(default_factory=dict)
     queues: Mapping[str, set[str]] = field(default_factory=dict)
     told: frozenset[str] = frozenset()  # ids that any worker has logged
+    refusals: int = 0  # of contents, whose ids no log names
 
     @property
     def complete(self) -> bool:
@@ -259,6 +260,8 @@ def _truth(task_id: str, kind: str, look: Look, answers: Answers) -> Truth:
     if kind in ("unknown", "refused"):  # nothing can run it
         if where or why:
             return Truth(where, why, consumed=consumed)
+        if kind == "refused" and answers.refusals and task_id not in answers.told:
+            return Truth(None, "refused or lost, and one of several")
         return Truth("discarded" if task_id in answers.told else "lost")
     finished = wrote["end"] + wrote["ignore"]  # of which the latter stores no result
     ended = state in ("SUCCESS", "FAILURE") or bool(wrote["ignore"])

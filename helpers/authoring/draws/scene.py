@@ -290,12 +290,14 @@ class _Scene:
         answers = self.oracle.ask(asked, timeout=1.5) if self._open(before) else Answers()
         logs = "".join(worker.log.text for worker in workers)
         told = frozenset(task_id for task_id in self.kinds if task_id in logs)
-        if "Refusing to deserialize untrusted content" in logs:  # which does not name it
-            told |= {task_id for task_id, kind in self.kinds.items() if kind == "refused"}
+        refused = {task_id for task_id, kind in self.kinds.items() if kind == "refused"}
+        refusals = logs.count("kombu.exceptions.ContentDisallowed")  # which does not name it
+        if refusals >= len(refused):
+            told |= refused
         return Seen(
             outcome=outcome,
             before=before,
-            answers=replace(answers, told=told),
+            answers=replace(answers, told=told, refusals=refusals),
             after=self.oracle.look(self.kinds, queues),
             kinds=self.kinds,
             alive=alive,
