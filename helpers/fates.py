@@ -280,7 +280,8 @@ def classify(
     rows = [_row(task_id, seen.get(task_id) or Seen(), sight) for task_id in ids]
     table = pd.DataFrame(rows, columns=_COLUMNS).set_index("id")
     certain = Counter(table["fate"])
-    lost_now = table["fate"] == "lost"
+    lost_now = (table["fate"] == "lost") & (table["place"] != "gone")
+    certain["lost"] = int(lost_now.sum())
     if out_of_time:  # what is stranded may be on its way back, what is nowhere to a worker
         lost = table.index[lost_now]
         certain["lost"], certain["stranded"] = len(set(lost) & set(lost_before)), 0
@@ -382,6 +383,8 @@ def _doubts(table: pd.DataFrame, out_of_time: bool) -> list[str]:
     doubts = []
     if unexpected := table["fate"].eq("unexpected").sum():
         doubts.append(f"{unexpected} tasks came from somebody else")
+    if gone := (table["fate"].eq("lost") & table["place"].eq("gone")).sum():
+        doubts.append(f"{gone} tasks went with their child, and their worker does not say how")
     if out_of_time:
         doubts.append("tasks were still moving when the time ran out")
     return doubts

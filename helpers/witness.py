@@ -259,21 +259,29 @@ def _watch_revokes(ledger: Ledger) -> None:
 def _watch_copies(ledger: Ledger) -> None:
     """No signal says that a task was not run because a copy of it had succeeded.
 
-    Only the log does (`celery/app/trace.py: trace_task`, worker_deduplicate_successful_tasks).
+    With worker_deduplicate_successful_tasks, Celery looks into a set of ids, then asks the result
+    backend and adds the id to the set (`celery/app/trace.py: trace_task`).
     """
-    info: Callable[..., None] = trace.info
-    names: list[str] = []
+    ids, names = trace.successful_requests, list[str]()
 
     @signals.celeryd_after_setup.connect(weak=False)
     def named(sender: str, **_: Any) -> None:
         names.append(_short(sender))
 
-    def told(message: str, context: Mapping[str, Any]) -> None:
-        info(message, context)
-        if message is trace.LOG_IGNORED:
-            ledger.append("deduplicated", context["id"], worker=names[-1])
+    def skipped(task_id: str) -> None:
+        ledger.append("deduplicated", task_id, worker=names[-1])
 
-    trace.info = told
+    class WitnessedIds:
+        def __contains__(self, task_id: str) -> bool:
+            if found := task_id in ids:
+                skipped(task_id)
+            return found
+
+        def add(self, task_id: str) -> None:
+            ids.add(task_id)
+            skipped(task_id)
+
+    trace.successful_requests = WitnessedIds()
 
 
 def _watch_returns(ledger: Ledger) -> None:

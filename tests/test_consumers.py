@@ -166,7 +166,7 @@ def test_what_a_worker_that_shuts_down_had_asked_for_is_not_surely_lost() -> Non
     assert (outcome.counts, outcome.verdict) == ({"lost": 1}, "inconclusive")
     assert "1 tasks may be in the socket of a worker that shuts down" in outcome.sentence
     assert told.judge(live=()).verdict == "broke"
-    seen = Told().ready().publish().receive().start(CHILD).say("leaving", ONE)
+    seen = Told().ready().publish().receive().lose().say("leaving", ONE)
     assert seen.judge(live=(ONE,)).verdict == "broke"
 
 

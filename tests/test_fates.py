@@ -296,6 +296,8 @@ def test_a_lost_child_that_its_parent_has_not_noticed() -> None:
     row = lost_child().judge().table.loc["a"]
     assert (row["fate"], row["message"]) == ("lost", "")
     assert row["place"] == "gone"  # settle waits for the parent's report
+    # There is none where the result was stored just before the child died.
+    assert lost_child().judge().verdict == "inconclusive"
     nobody = lost_child().judge(Census(NOW)).table.loc["a"]
     assert (nobody["fate"], nobody["place"]) == ("lost", "")
 

@@ -8,6 +8,7 @@ says so.
 """
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -21,6 +22,8 @@ from celery import Celery
 
 # What the oracle itself asks with must bring nothing back.
 _NEVER = 10**6
+# Seconds in which a process that wrote a line of its own may not have told Celery's signals.
+_AT_ONCE = 0.05
 
 
 class Line(NamedTuple):
@@ -31,6 +34,7 @@ class Line(NamedTuple):
     pid: int
     retries: int
     worker: str = ""
+    at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Answers:
     queues: Mapping[str, set[str]] = field(default_factory=dict)
     told: frozenset[str] = frozenset()  # ids that any worker has logged
     refusals: int = 0  # of contents, whose ids no log names
+    killed: Mapping[int, float] = field(default_factory=dict)  # processes, and when
 
     @property
     def complete(self) -> bool:
@@ -120,7 +125,8 @@ class Oracle:
             return ()
         words = (line.split() for line in self._notes.read_text().splitlines())
         return tuple(
-            Line(what, id_, int(pid), int(tries), worker) for what, id_, pid, tries, worker in words
+            Line(what, id_, int(pid), int(tries), worker, float(at))
+            for what, id_, pid, tries, worker, at in words
         )
 
     def unmoved(self) -> dict[str, tuple[str, float]]:
@@ -266,6 +272,8 @@ def _truth(task_id: str, kind: str, look: Look, answers: Answers) -> Truth:
     finished = wrote["end"] + wrote["ignore"]  # of which the latter stores no result
     ended = state in ("SUCCESS", "FAILURE") or bool(wrote["ignore"])
     cut_off = wrote["end"] == wrote["start"] == 1 and state == "FAILURE"
+    if any(line.at > answers.killed.get(line.pid, math.inf) - _AT_ONCE for line in lines):
+        return Truth(None, "its process was killed as it began or ended")
     if cut_off or ((wrote["end"] or wrote["fail"]) and not ended):
         return Truth(None, "its process died between its last line and its result")
     if ended:

@@ -42,7 +42,7 @@ def note(task, what):
     """One line, whole: it is there whatever happens to the process next."""
     file = os.open(NOTES, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     line = f"{{what}} {{task.request.id}} {{os.getpid()}} {{task.request.retries}} "
-    line += f"{{task.request.hostname}}\\n"
+    line += f"{{task.request.hostname}} {{time.monotonic()}}\\n"
     os.write(file, line.encode())
     os.close(file)
 
@@ -121,6 +121,7 @@ class _Scene:
         self.kinds: dict[str, str] = {}
         self.there: set[str] = set()
         self.missed: list[str] = []
+        self.killed: dict[int, float] = {}  # processes, and when
         self.somebody: Any = None
 
     def play(self, patience: float) -> Seen:
@@ -215,12 +216,16 @@ class _Scene:
         return self.stack.workers[0]
 
     def _kill(self, module: ModuleType) -> None:
+        pids = [self._worker.pid, *self._worker.children()]
+        self.killed |= dict.fromkeys(pids, time.monotonic())
         self._worker.kill()
 
     def _kill_child(self, module: ModuleType) -> None:
         for worker, pool in zip(self.stack.workers, self.draw.pools, strict=False):
             if pool == "prefork":
-                os.kill(psutil.Process(worker.pid).children()[0].pid, signal.SIGKILL)
+                child = psutil.Process(worker.pid).children()[0].pid
+                self.killed[child] = time.monotonic()
+                os.kill(child, signal.SIGKILL)
                 return
 
     def _warm(self, module: ModuleType) -> None:
@@ -297,7 +302,7 @@ class _Scene:
         return Seen(
             outcome=outcome,
             before=before,
-            answers=replace(answers, told=told, refusals=refusals),
+            answers=replace(answers, told=told, refusals=refusals, killed=self.killed),
             after=self.oracle.look(self.kinds, queues),
             kinds=self.kinds,
             alive=alive,
