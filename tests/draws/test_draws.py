@@ -134,6 +134,14 @@ def test_truth(seen: Look, answers: Answers, fate: str | None, verdict: set[str]
     assert verdicts(found) == verdict
 
 
+def test_what_one_holder_drops_another_runs() -> None:
+    seen = look(unacked=1)
+    told = {"v": {"a"}, "w": {"a"}}
+    for revoked, fate in (({"v": {"a"}}, "held"), (told, "discarded")):
+        answers = Answers(frozenset(told), told, revoked, {})
+        assert truths({"a": "ok"}, seen, answers, seen)["a"].fate == fate
+
+
 def test_a_retry_is_no_repetition() -> None:
     lines = (START, Line("retry", "a", 7, 0), Line("start", "a", 7, 1), Line("end", "a", 7, 1))
     seen = look(*lines, state="SUCCESS")

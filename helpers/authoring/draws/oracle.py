@@ -339,7 +339,7 @@ def _where(task_id: str, look: Look, answers: Answers) -> tuple[str | None, str,
     if any(pid in look.live for pid in look.pids(task_id)):
         return "held", "", None
     holders = {name for name, ids in answers.known.items() if task_id in ids}
-    if any(task_id in answers.revoked.get(name, ()) for name in holders):
+    if holders and all(task_id in answers.revoked.get(name, ()) for name in holders):
         return "discarded", "", None
     if holders:
         return "held", "", None
