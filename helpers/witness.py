@@ -192,8 +192,10 @@ def _watch_consumer(app: Celery, ledger: Ledger) -> None:
             told = consumer.on_decode_error
 
             def on_decode_error(message: Any, error: BaseException) -> None:
-                told(message, error)
-                _discarded(ledger, message, f"refused content: {error!r}")
+                try:
+                    told(message, error)
+                finally:  # its ack can meet a broken connection
+                    _discarded(ledger, message, f"refused content: {error!r}")
 
             consumers.append(consumer)
             consumer.on_decode_error = on_decode_error

@@ -108,6 +108,7 @@ def look(
 
 
 KNOWN = Answers(frozenset({"w"}), {"w": {"a"}}, {}, {"w": {"mail"}})
+DROPPED = Answers(dropped=frozenset("a"))
 SILENT = Answers(frozenset({"w"}))
 
 
@@ -118,7 +119,7 @@ SILENT = Answers(frozenset({"w"}))
         (look(START, END, state="SUCCESS", unacked=1), Answers(), "done", {"inconclusive"}),
         (look(START, START, END, state="SUCCESS"), Answers(), "duplicated", {"broke"}),
         (look(START, state="FAILURE"), Answers(), "failed", {"survived"}),
-        (look(state="REVOKED"), Answers(), "discarded", {"broke"}),
+        (look(state="REVOKED"), DROPPED, "discarded", {"broke"}),
         (look(START), Answers(), "lost", {"broke"}),
         (look(START, live=True), Answers(), "held", {"inconclusive"}),
         (look(START, unacked=1), Answers(), "stranded", {"broke"}),

@@ -76,6 +76,7 @@ class Answers:
     revoked: Mapping[str, set[str]] = field(default_factory=dict)
     queues: Mapping[str, set[str]] = field(default_factory=dict)
     told: frozenset[str] = frozenset()  # ids that any worker has logged
+    dropped: frozenset[str] = frozenset()  # ids that a worker has logged to be revoked, and gone
     refusals: int = 0  # of contents, whose ids no log names
     killed: Mapping[int, float] = field(default_factory=dict)  # processes, and when
 
@@ -312,6 +313,8 @@ def _broadcast(task_id: str, look: Look, answers: Answers, there: Collection[str
 
 def _revoked(task_id: str, kind: str, starts: int, answers: Answers) -> Truth:
     """Dropped before it ran, or ended while it ran: Celery calls both REVOKED."""
+    if not starts and kind != "expired" and task_id not in answers.dropped:
+        return Truth(None, "revoked, and no worker says that it dropped it")
     if not starts:
         return Truth("discarded")
     told = kind == "expired" or any(task_id in ids for ids in answers.revoked.values())

@@ -1,6 +1,7 @@
 """Runs one draw through `Stack`, and looks at it with the oracle before it goes."""
 
 import os
+import re
 import signal
 import tempfile
 import time
@@ -295,6 +296,7 @@ class _Scene:
         answers = self.oracle.ask(asked, timeout=1.5) if self._open(before) else Answers()
         logs = "".join(worker.log.text for worker in workers)
         told = frozenset(task_id for task_id in self.kinds if task_id in logs)
+        dropped = frozenset(re.findall(r"Discarding revoked task: \S+\[(\S+)\]", logs))
         refused = {task_id for task_id, kind in self.kinds.items() if kind == "refused"}
         refusals = logs.count("kombu.exceptions.ContentDisallowed")  # which does not name it
         if refusals >= len(refused):
@@ -302,7 +304,9 @@ class _Scene:
         return Seen(
             outcome=outcome,
             before=before,
-            answers=replace(answers, told=told, refusals=refusals, killed=self.killed),
+            answers=replace(
+                answers, told=told, dropped=dropped, refusals=refusals, killed=self.killed
+            ),
             after=self.oracle.look(self.kinds, queues),
             kinds=self.kinds,
             alive=alive,
