@@ -62,6 +62,8 @@ def _run(case: Case, here: Path, python: Path) -> Row:
             ]
             stack.wait_until(lambda: len(notes(here, "started")) == 2, "running")
             stack.wait_until(lambda: len(stack.redis.unacked()) == 6, "holding six")
+            with stack.redis.client() as client:  # it asks for the next message
+                stack.wait_until(lambda: client.info("clients")["blocked_clients"] > 0, "polling")
             died = time.monotonic()
             with down(stack.redis):
                 time.sleep(DOWN)  # how long it is away
