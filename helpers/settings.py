@@ -185,7 +185,11 @@ SETTINGS = [
             "lost": _away("waiting_after < waiting_before", "nothing", "AOF always"),
             "hung": _chord("result server restarts empty", ["", "appendonly yes"]),
             "longer": Runs(
-                "persistence_cost", "100 * ratio - 100", ({"setting": "AOF always"},), "median", " %"
+                "persistence_cost",
+                "100 * ratio - 100",
+                ({"setting": "AOF always"},),
+                "median",
+                " %",
             ),
         },
         pages=("04_restart_the_broker", "06_hang_a_chord"),
