@@ -4,7 +4,7 @@ Redis lives on and the connections are cut, once or six times, as a firewall doe
 every write on disk, gets `SIGKILL` and is back after a second. A worker whose window is full does
 not ask for more; one that has room does, and would not survive the restart (restart_versions.csv).
 With `worker_cancel_long_running_tasks_on_connection_loss`, and without.
-Writes connection_breaks.csv beside this file: one row a run. Twenty minutes on two cores.
+Writes connection_breaks.csv beside this file: one row a run. Fifteen minutes on two cores.
 """
 
 import time

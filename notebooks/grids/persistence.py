@@ -5,7 +5,8 @@ for their countdown, orders that leave a result. At half time a snapshot is take
 are on, as a server does after enough changes. When the producer stops, the worker is frozen, all
 is counted, and the server is gone; the moment is another one in each run.
 *machine lost* cuts the server's files to what was synced (`restart/machine.py`).
-Writes persistence.csv beside this file: one row a run. Twenty minutes on two cores.
+Needs a C compiler. Writes persistence.csv beside this file: one row a run. Eight minutes on two
+cores.
 """
 
 import os

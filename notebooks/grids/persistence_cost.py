@@ -2,7 +2,7 @@
 
 Four servers side by side, one a setting. The producer sends to each in turn, a few orders at a
 time, so that all of them see the same machine. Writes persistence_cost.csv beside this file: one
-row a run and setting. Two minutes on two cores, and nothing else should run meanwhile.
+row a run and setting. Half a minute on two cores, and nothing else should run meanwhile.
 """
 
 import time

@@ -3,7 +3,7 @@
 Redis has every write on disk, gets `SIGKILL` and is back after a second. The workers are of other
 environments, with nothing but Celery in them, made by this script in the user's cache: 5.7.0 is the
 newest that pip found on 25 November 2026. Writes restart_versions.csv beside this file: one row a
-run. Half an hour on two cores.
+run. Ten minutes on two cores.
 """
 
 import time

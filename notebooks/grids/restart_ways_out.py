@@ -3,7 +3,7 @@
 Redis has every write on disk, gets `SIGKILL` and is back after a second. Two orders run with late
 ack, two are prefetched, two wait for their countdown, and two come after the restart. The
 visibility timeout is in proportion to the tasks: 8 s, and none is in a worker's hands for longer
-than 5. Writes restart_ways_out.csv beside this file: one row a run. Twenty minutes on two cores.
+than 5. Writes restart_ways_out.csv beside this file: one row a run. Ten minutes on two cores.
 """
 
 import time
