@@ -33,19 +33,19 @@ def batches(n: int) -> Iterator[list[Case]]:
     """Each run has its own stack."""
     for run in range(n):
         for way_out in WAYS_OUT:
-            yield [{"way_out": way_out, "run": run}]
+            celery = "5.6.3" if way_out == OLDER else "5.7.0"
+            yield [{"way_out": way_out, "celery": celery, "kombu": "5.7.0", "run": run}]
 
 
 def restart(batch: list[Case]) -> Iterator[Row]:
     """One run: six orders in a worker's hands, the restart, two more orders."""
     [case] = batch
-    celery = "5.6.3" if case["way_out"] == OLDER else "5.7.0"
-    python = python_with(celery, "5.7.0")
+    python = python_with(case["celery"], case["kombu"])
     here = private_directory()
     patch = PATCH if case["way_out"] == PATCHED else ""
     (here / "shop.py").write_text(SHOP.format(options=OPTIONS) + patch)
     try:
-        yield {**_run(case, here, python), "celery": celery, "kombu": "5.7.0"}
+        yield {**_run(case, here, python), "celery": case["celery"], "kombu": case["kombu"]}
     finally:
         reaper.remove(here)
 
