@@ -21,8 +21,9 @@ def deliveries(history: History, faults: Sequence[Fault] = ()) -> pd.DataFrame:
     `task` is a label such as `charge(3)`, of the task's `name` and its `args` as Celery writes them
     into the message. `restored` is when a worker put the message back into its queue. `end` says
     how the execution ended: finished, failed, retried, rejected, killed, or nothing if it had not.
-    `attrs` has marks (label and second of the `faults`, and of each worker that got ready), end
-    (the last second of the record) and visibility_timeout (the shortest of all).
+    `attrs` has marks (label and second of the `faults`, and of each worker that got ready), outages
+    (label, and from when until when a server was away), end (the last second of the record, or of
+    the faults) and visibility_timeout (the shortest of all).
     """
     zero = next((event["at"] for event in history.of("attempted")), 0.0)
     lives = _Lives()
@@ -36,8 +37,10 @@ def deliveries(history: History, faults: Sequence[Fault] = ()) -> pd.DataFrame:
     ready = history.of("ready")
     timeouts = [event["visibility_timeout"] for event in ready if "visibility_timeout" in event]
     table.attrs["marks"] = _marks(faults, ready, zero)
+    table.attrs["outages"] = _outages(faults, zero)
     table.attrs["visibility_timeout"] = min(timeouts, default=None)
-    table.attrs["end"] = max((event["at"] - zero for event in history), default=0.0)
+    ends = [event["at"] - zero for event in history] + [fault.at - zero for fault in faults]
+    table.attrs["end"] = max(ends, default=0.0)
     return table
 
 
@@ -45,6 +48,18 @@ def _marks(faults: Sequence[Fault], ready: list[Event], zero: float) -> list[tup
     marks = [(fault.label, fault.at - zero) for fault in faults]
     marks += [(f"{event['worker']} ready", event["at"] - zero) for event in ready]
     return sorted((mark for mark in marks if mark[1] > 0), key=lambda mark: mark[1])
+
+
+def _outages(faults: Sequence[Fault], zero: float) -> list[tuple[str, float, float]]:
+    """From each kill to the restart of the same server."""
+    found, away = [], dict[str, float]()
+    for fault in sorted(faults, key=lambda fault: fault.at):
+        if fault.what == "SIGKILL":
+            away[fault.process] = fault.at - zero
+        elif fault.what == "restart" and fault.process in away:
+            begin = away.pop(fault.process)
+            found.append((f"{fault.process} is away", begin, fault.at - zero))
+    return found
 
 
 class _Lives:

@@ -14,7 +14,7 @@ import psutil
 from celery.utils.nodenames import node_format
 
 from helpers.errors import StackError
-from helpers.process import Log, Process
+from helpers.process import Fault, Log, Process
 
 # Options that no program of a stack can have, and what to do instead. Some are Celery's own, before
 # the name of the command (`celery/bin/celery.py`).
@@ -89,6 +89,15 @@ class Program(Process):
             self.log = Log(self.log.path, cwd / node_format(logfile, f"{name}@stack"))
         self.seconds_to_ready = 0.0
         self.command_line = "python -m " + shlex.join(["celery", *arguments])
+
+    def own_exit(self) -> list[Fault]:
+        """When and how it ended, if it did so by itself and nobody has noted it."""
+        code = self.exit_code
+        if code is None or self.ended_at is None:
+            return []
+        if any(fault.what in ("SIGKILL", "exit") for fault in self.faults):
+            return []
+        return [Fault("exit", self.name, self.ended_at, f"{self.name} exits with code {code}")]
 
     def children(self) -> list[int]:
         """Process ids of its children: of a worker's pool, and of the beat that `-B` embeds."""

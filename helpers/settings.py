@@ -92,6 +92,16 @@ def _chord(case: str, fixes: Iterable[str], outcome: str = "hung") -> Runs:
     return Runs("chord_cases", f"outcome == '{outcome}'", tuple(arms))
 
 
+def _away(value: str, *settings: str) -> Runs:
+    arms = ({"end": "machine lost", "setting": setting} for setting in settings)
+    return Runs("persistence", value, tuple(arms))
+
+
+def _sent(value: str, *settings: str) -> Runs:
+    arms = ({"case": "broker refuses for 3 s", "setting": setting} for setting in settings)
+    return Runs("producer_outage", value, tuple(arms))
+
+
 _SWEEPS = "prefork, threads or solo, as gevent and eventlet do not sweep while they run"
 _CHILD = "prefork, as no other pool has a child to lose"
 
@@ -165,13 +175,37 @@ SETTINGS = [
         pages=("06_hang_a_chord",),
     ),
     Setting(
-        "`appendonly yes` on that server",
-        ("appendonly",),
+        "`appendonly yes`, `appendfsync always`",
+        ("appendonly", "appendfsync"),
         Where.SERVER,
-        prevents="a chord hangs when its results restart empty: {hung}",
-        costs="disk writes",
-        evidence={"hung": _chord("result server restarts empty", ["", "appendonly yes"])},
-        pages=("06_hang_a_chord",),
+        default="`{}`, `{}`",
+        prevents="a lost machine takes accepted tasks along: {lost}; results restart empty: {hung}",
+        costs="a publish takes {longer} longer",
+        evidence={
+            "lost": _away("waiting_after < waiting_before", "nothing", "AOF always"),
+            "hung": _chord("result server restarts empty", ["", "appendonly yes"]),
+            "longer": Runs(
+                "persistence_cost",
+                "100 * ratio - 100",
+                ({"setting": "AOF always"},),
+                "median",
+                " %",
+            ),
+        },
+        pages=("04_restart_the_broker", "06_hang_a_chord"),
+    ),
+    Setting(
+        "`task_publish_retry_policy` with more `max_retries`",
+        ("task_publish_retry_policy",),
+        Where.CELERY,
+        default="`max_retries` 3",
+        prevents="Redis is away for three seconds, and `.delay()` raises: {raised}",
+        costs="the caller waits for as long as it is away",
+        evidence={
+            "raised": _sent("did == 'raised'", "defaults", "task_publish_retry_policy: 60 times"),
+        },
+        conditions="a broker that refuses; one that hangs takes its callers along",
+        pages=("04_restart_the_broker",),
     ),
     Setting(
         "`visibility_timeout` a little above the longest task plus its longest wait",

@@ -359,6 +359,7 @@ class Stack:
         What `plots.timeline` draws.
         """
         faults = [fault for process in self._processes for fault in process.faults]
+        faults += [fault for program in self.programs for fault in program.own_exit()]
         return deliveries(self.ledger.read(), faults)
 
     @property

@@ -98,7 +98,8 @@ def stored(name: str) -> pd.DataFrame:
     runs = pd.read_csv(ROOT / "notebooks" / "grids" / f"{name}.csv", dtype={"commit": str})
     run = runs.iloc[0].dropna()
     print(f"stored: {len(runs):,} runs · {run['date']} · {run['server']}", end=" · ")
-    print(f"Celery {run['celery']} · kombu {run['kombu']}", end="")
+    celery, kombu = (", ".join(runs[name].unique()) for name in ("celery", "kombu"))
+    print(f"Celery {celery} · kombu {kombu}", end="")
     print(f" · commit {run['commit']}" if "commit" in run else "")
     print("repeat with: make grids")
     return runs

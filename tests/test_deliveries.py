@@ -67,7 +67,7 @@ def test_a_task_that_runs_once() -> None:
     assert rows(table) == [[1, "worker1", 0.1, 0.2, 1.0, None, "finished"]]
     known = table.loc[0, ["task", "name", "args", "published"]].tolist()
     assert known == ["charge(3)", "shop.charge", "(3,)", 0]
-    assert table.attrs == {"marks": [], "end": 1.0, "visibility_timeout": 2.0}
+    assert table.attrs == {"marks": [], "outages": [], "end": 1.0, "visibility_timeout": 2.0}
 
 
 def test_a_task_that_a_sweep_hands_out_while_it_runs() -> None:
@@ -106,6 +106,19 @@ def test_a_worker_is_killed() -> None:
     ]
     marks = [(label, round(at, 3)) for label, at in table.attrs["marks"]]
     assert marks == [("two is killed", 0.3), ("one is killed", 0.5)]
+
+
+def test_a_server_is_away_from_its_kill_to_its_restart() -> None:
+    told = [
+        Fault("restart", "redis", 101.5, "redis is back"),
+        Fault("SIGKILL", "redis", 100.5, "SIGKILL to redis"),
+        Fault("SIGKILL", "cache", 100.7, "SIGKILL to cache"),  # for good
+        Fault("restart", "results", 100.9, "results is back"),  # it had ended by itself
+    ]
+    table = deliveries(history(*RUNS, (1.0, "finished", {})), told)
+    [(label, begin, end)] = table.attrs["outages"]
+    assert label == "redis is away" and (begin, end) == pytest.approx((0.5, 1.5))
+    assert table.attrs["end"] == pytest.approx(1.5)  # a figure shows the fault, too
 
 
 def test_only_what_ends_a_worker_ends_its_execution() -> None:

@@ -12,10 +12,16 @@ GRIDS = Path(__file__).parents[1] / "notebooks" / "grids"
 # The columns that make a cell, the number of cells, the runs in each.
 CELLS = {
     "chord_cases": (["backend", "case", "fix"], 133, 5),
+    "connection_breaks": (["fault", "window", "pool", "ack", "cancel_on_loss"], 28, 5),
     "crash_volume": (["orders"], 3, 20),
     "crash_worker": (["setting", "process", "moment"], 40, 20),
     "evict_policies": (["policy", "idle_seconds"], 16, 10),
+    "persistence": (["setting", "end"], 12, 20),
+    "persistence_cost": (["setting"], 4, 20),
+    "producer_outage": (["case", "setting"], 45, 5),
     "redelivery_delay": (["cadence"], 2, 20),
+    "restart_versions": (["celery", "kombu", "pool", "holds"], 28, 5),
+    "restart_ways_out": (["way_out"], 4, 20),
 }
 
 
@@ -49,3 +55,35 @@ def test_what_each_kill_does() -> None:
     assert results.groupby(level=[0, 1, 2]).max().min() >= 19
     once = runs["charged"].eq(1).groupby([runs["setting"], runs["process"]]).mean().unstack()
     assert (once["whole worker killed"] < 1).all()
+
+
+def test_who_survives_a_restart_of_redis() -> None:
+    """Every run of a cell agrees. Celery 5.7.0 exits where it asks for more and holds something."""
+    runs = pd.read_csv(GRIDS / "restart_versions.csv")
+    exits = (runs["celery"] == "5.7.0") & runs["polls"] & (runs["held_before"] > 0)
+    assert (runs["lives"] == ~exits).all()
+    assert (runs["new_order_done"] == runs["lives"]).all() and runs["lost"].eq(0).all()
+    assert set(runs.loc[exits, "exit_code"]) == {1}
+
+
+def test_each_way_out_of_the_restart_is_one() -> None:
+    runs = pd.read_csv(GRIDS / "restart_ways_out.csv")
+    assert (runs["done"].eq(runs["orders"]) == runs["way_out"].ne("none")).all()
+
+
+def test_what_persistence_gives_back() -> None:
+    """A machine that is lost takes the last second of *everysec*; no end takes more than that."""
+    runs = pd.read_csv(GRIDS / "persistence.csv")
+    kinds = ["waiting", "held", "results"]
+    before, after = (
+        runs[[f"{kind}_{when}" for kind in kinds]].set_axis(kinds, axis=1)
+        for when in ("before", "after")
+    )
+    lost = (before - after).sum(axis=1)
+    everysec = (runs["setting"] == "AOF everysec") & (runs["end"] == "machine lost")
+    kept = (runs["setting"].str.startswith("AOF") & ~everysec) | (
+        (runs["setting"] == "RDB") & (runs["end"] == "clean shutdown")
+    )
+    assert lost[kept].eq(0).all() and after[runs["setting"] == "nothing"].eq(0).all().all()
+    assert lost[everysec].gt(0).mean() > 0.5
+    assert runs.loc[everysec, "seconds_since_sync"].max() < 2

@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from helpers import Stack, lens, wire
+from helpers.faults import down
 
 
 class FakeServer:
@@ -173,6 +174,23 @@ def test_watch_records_memory_and_faults(shop_directory: Path) -> None:
     assert label == "cache fills" and 0.2 < begin < end
     memory = history.set_index("seconds")["memory"]
     assert memory[end + 0.1 :].min() - memory[:begin].max() > 4_000_000
+    assert (history["queue"] > 0).all()
+
+
+def test_watch_goes_on_after_an_outage_which_is_a_band(shop_directory: Path) -> None:
+    with Stack(shop_directory, redis={"appendonly": "yes"}) as stack:
+        stack.load("shop").add.delay(1, 1)
+        with lens.watch(stack.redis) as watching:
+            time.sleep(0.3)
+            with watching.fault("redis is away"), down(stack.redis):
+                time.sleep(0.5)
+            time.sleep(0.3)
+        history = watching.history
+    [(label, begin, end)] = history.attrs["faults"]
+    assert label == "redis is away" and end - begin > 0.5
+    seconds = history["seconds"]
+    assert (seconds < begin).any() and (seconds > end).any()
+    assert not seconds.between(begin + 0.1, begin + 0.5).any()
     assert (history["queue"] > 0).all()
 
 

@@ -17,6 +17,7 @@ from celery import _state
 from helpers import Stack, lens, private_directory, reaper, status
 from helpers.brokers import redis as redis_server
 from helpers.errors import StackError
+from helpers.faults import down
 from tests.conftest import SHOP, processes_in, wait_until_gone
 
 
@@ -223,6 +224,22 @@ def test_a_killed_worker_on_the_timeline(stack: Stack) -> None:
     assert [label for label, _ in table.attrs["marks"]] == ["SIGKILL to worker1"]
     with pytest.raises(StackError, match="no such pool child"):
         worker.kill_child()
+
+
+def test_a_restart_and_a_worker_that_exits_by_itself_on_the_timeline(stack: Stack) -> None:
+    worker = stack.start_worker("--concurrency=1")
+    order = stack.load("shop").add.delay(1, 1)
+    stack.wait_for("finished", order)
+    with down(stack.redis):
+        pass
+    os.kill(worker.pid, signal.SIGTERM)  # by nobody of ours
+    stack.wait_until(lambda: not worker.alive, "ended")
+    told = stack.deliveries().attrs
+    labels = [label for label, _ in told["marks"]]
+    assert labels == ["SIGKILL to redis", "redis is back", "worker1 exits with code 0"]
+    [(label, begin, end)] = told["outages"]
+    assert label == "redis is away" and 0 < begin < end < told["marks"][-1][1]
+    assert [fault.label for fault in worker.faults] == []
 
 
 def test_a_cold_shutdown_ends_the_running_task(stack: Stack) -> None:

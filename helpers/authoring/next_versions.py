@@ -15,6 +15,7 @@ from functools import reduce
 from pathlib import Path
 
 from helpers.authoring import ROOT
+from helpers.known_faults import EXITS_ON_RESTART
 
 NEXT = ROOT / ".next"  # a copy of the repository for each environment
 STUDIED = ("celery", "kombu", "redis")
@@ -139,6 +140,8 @@ def main(requirements: list[str]) -> int:
         began = time.monotonic()
         verdicts[name] = {notebook: verdict(place, notebook) for notebook in notebooks}
         print(f"- {name}: {said}; {time.monotonic() - began:.0f} s", flush=True)
+        if (celery := packages[name].get("celery", "")) not in EXITS_ON_RESTART:
+            print(f"  helpers/known_faults.py has no line for Celery {celery} yet", flush=True)
     print("", table(verdicts), sep="\n")
     return 0 if {end for ends in verdicts.values() for end in ends.values()} == {"passed"} else 1
 

@@ -181,6 +181,7 @@ class RedisServer(Process):
             self.kill()
         self._process = self._spawn()
         self._wait_ready()
+        self.note("restart", f"{self.name} is back")
 
     def __repr__(self) -> str:
         limit = self.config.get("maxmemory", "no memory limit")

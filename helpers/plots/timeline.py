@@ -37,12 +37,14 @@ _PUBLISHED: Look = {"marker": "o", "markersize": 5.5, "markerfacecolor": "white"
 _DUE: Look = {"marker": "|", "markersize": 9, "markeredgewidth": 2}
 _RESTORED: Look = {"marker": "D", "markersize": 7.5, "markeredgecolor": "white"}
 _WAITS: Look = {"color": theme.QUIET, "linestyle": ":", "linewidth": 1.4}
+_AWAY: Look = {"facecolor": "#E8E8E8", "edgecolor": theme.QUIET, "hatch": "....", "linewidth": 0}
 _OVERLAP: Look = {"facecolor": "#FCE4D2", "edgecolor": "#E3A06E", "hatch": "////", "linewidth": 0}
 _WORKERS = (theme.BLUE, theme.DEEP_VERMILION, theme.DEEP_GREEN, theme.DEEP_PURPLE)
 _SUFFIXES = {1: "st", 2: "nd", 3: "rd"}
 _ROW, _LINE, _EDGE, _RIGHT = 0.34, 0.19, 0.15, 0.4  # inches
 
 Overlap = tuple[int, int, float, float]  # two rows that ran at once, from when, until when
+Outage = tuple[str, float, float]  # its label, from when, until when
 
 
 def timeline(deliveries: pandas.DataFrame, title: str) -> None:
@@ -51,9 +53,10 @@ def timeline(deliveries: pandas.DataFrame, title: str) -> None:
     Columns: task (a label), worker, delivery (1, 2, ...); published, received, started, ended and
     restored (put back by a worker's sweep), in seconds since the start, NaN where it did not
     happen; end (finished, failed, retried, rejected, killed; empty: never started, or still runs).
-    `deliveries.attrs`: end (the last second of the record), visibility_timeout (seconds or None)
-    and marks (moments with a name: label, seconds). Raises ValueError without a delivery, with more
-    than 24, and for an end that is none of these or has no moment.
+    `deliveries.attrs`: end (the last second of the record), visibility_timeout (seconds or None),
+    marks (moments with a name: label, seconds) and, if there were any, outages (label, start and
+    end in seconds), which are bands through all rows. Raises ValueError without a delivery, with
+    more than 24, and for an end that is none of these or has no moment.
     """
     if not 0 < len(deliveries) <= MOST_ROWS:
         raise ValueError(f"timeline() draws 1 to {MOST_ROWS} deliveries, got {len(deliveries)}")
@@ -61,13 +64,14 @@ def timeline(deliveries: pandas.DataFrame, title: str) -> None:
     if wrong.any():
         ends = deliveries.loc[wrong, ["end", "ended"]].to_dict("records")
         raise ValueError(f"timeline() cannot draw these ends: {ends}")
-    marks = deliveries.attrs["marks"]
+    marks, outages = deliveries.attrs["marks"], deliveries.attrs.get("outages", [])
     rows = _rows(deliveries, deliveries.attrs["end"], deliveries.attrs["visibility_timeout"])
     overlaps = _overlaps(rows)
     with rc_context(theme.RC):
-        figure = _draw(rows, overlaps, title, marks, deliveries.attrs["end"])
+        figure = _draw(rows, overlaps, title, marks, outages, deliveries.attrs["end"])
     sentence = _sentence(rows, overlaps)
-    show(figure, f"{title}. {_alt(rows, marks)} {sentence}.", sentence, _table(rows))
+    alt = f"{title}. {_alt(rows, marks, outages)} {sentence}."
+    show(figure, alt, sentence, _table(rows))
 
 
 def _rows(deliveries: pandas.DataFrame, end: float, timeout: float | None) -> pandas.DataFrame:
@@ -103,6 +107,7 @@ def _draw(
     overlaps: list[Overlap],
     title: str,
     marks: Sequence[tuple[str, float]],
+    outages: Sequence[Outage],
     end: float,
 ) -> Figure:
     tasks = [shorten(task, 26) for task in rows["task"]]
@@ -118,6 +123,8 @@ def _draw(
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     legend = _bars(axes, rows, overlaps) | _symbols(figure, axes, rows)
+    for label, start, back in outages:
+        legend[label] = axes.axvspan(start, back, gid=label, zorder=0.5, **_AWAY)
 
     def name(inches: float, row: float, text: str, **look: Any) -> None:
         look |= {"transform": axes.get_yaxis_transform(), "va": "center_baseline", "size": 9}
@@ -249,7 +256,9 @@ def _sentence(rows: pandas.DataFrame, overlaps: list[Overlap]) -> str:
     )
 
 
-def _alt(rows: pandas.DataFrame, marks: Sequence[tuple[str, float]]) -> str:
+def _alt(
+    rows: pandas.DataFrame, marks: Sequence[tuple[str, float]], outages: Sequence[Outage]
+) -> str:
     parts = ["Timeline, one row a delivery."]
     for row in rows.itertuples():
         moments = [("received", row.received), ("started", row.started), (row.end, row.ended)]
@@ -257,7 +266,9 @@ def _alt(rows: pandas.DataFrame, marks: Sequence[tuple[str, float]]) -> str:
         told = sorted((at, name) for name, at in moments if pandas.notna(at))
         said = [f"{name} at {at:.1f} s" for at, name in told]
         parts.append(f"{row.task} {row.label}: {', '.join(said)}.")
-    return " ".join([*parts, *(f"{label}: {at:.1f} s." for label, at in marks)])
+    parts += [f"{label}: {at:.1f} s." for label, at in marks]
+    parts += [f"{label} from {start:.1f} to {back:.1f} s." for label, start, back in outages]
+    return " ".join(parts)
 
 
 def _table(rows: pandas.DataFrame) -> pandas.DataFrame:

@@ -88,6 +88,7 @@ def test_a_changed_verdict_shows(
     said = capsys.readouterr().out
     assert "| notebook | installed | given |" in said
     assert f"| notebooks/studies.ipynb | passed | **{error}** |" in said
+    assert "helpers/known_faults.py has no line for Celery" in said
     assert {path: path.read_bytes() for path in notebooks} == notebooks
 
 

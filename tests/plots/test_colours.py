@@ -18,15 +18,16 @@ Looks = dict[str, tuple[str, object]]  # meaning: its colour, and its second sig
 
 def _looks() -> dict[str, Looks]:
     """Per chart, what the code draws: the colours with a meaning, and what else tells it."""
-    counts, rates, sequence, survival, timeline = (
+    counts, rates, sequence, shares, survival, timeline = (
         import_module(f"helpers.plots.{name}")
-        for name in ("counts", "rates", "sequence", "survival", "timeline")
+        for name in ("counts", "rates", "sequence", "shares", "survival", "timeline")
     )
     charged = survival._CHARGED
     return {
         "fate": {name: (s.colour, s.shape.vertices.tobytes()) for name, s in theme.FATES.items()},
         "outcome": {n: (s.colour, s.shape.vertices.tobytes()) for n, s in theme.OUTCOMES.items()},
         "rates": {marker: (colour, marker) for marker, colour in rates._LOOKS},
+        "shares": {marker: (colour, marker) for marker, colour in shares._LOOKS},
         "counts": {m: (c, m) for m, c in zip(counts._MARKERS, counts._COLOURS, strict=True)},
         "sequence": {name: look for name, look in sequence._SOURCES.items()},
         "survival, tint": {words: (tint, hatch) for words, tint, hatch, _ in charged},

@@ -150,6 +150,21 @@ def test_timeline_of_a_killed_worker(page: Page) -> None:
     assert {"SIGKILL to worker1", "worker2 starts"} <= set(page.words())
 
 
+def test_timeline_shows_an_outage_as_a_band_through_all_rows(page: Page) -> None:
+    away = TOO_LONG.copy()
+    away.attrs = TOO_LONG.attrs | {"outages": [("redis is away", 1.0, 2.5)]}
+    plots.timeline(away, "title")
+    [band] = [p for p in page.figure.axes[0].patches if p.get_gid() == "redis is away"]
+    assert band.get_extents().transformed(
+        page.figure.axes[0].transData.inverted()
+    ).intervalx.tolist() == (pytest.approx([1.0, 2.5]))
+    assert "redis is away" in legend(page)
+    assert "redis is away from 1.0 to 2.5 s." in page.alt
+    check_legible(page.figure)
+    plots.timeline(TOO_LONG, "title")
+    assert "redis is away" not in legend(page)
+
+
 def test_timeline_shows_what_lies_in_redis_after_a_kill(page: Page) -> None:
     plots.timeline(DEFAULT_CADENCE, "title")
     waits = [

@@ -21,7 +21,7 @@ from helpers.fates import FATES
 from helpers.plots import figure as figure_module
 from helpers.plots import theme
 from helpers.prediction import Prediction
-from tests.plots.charts import Page
+from tests.plots.charts import Page, check_legible
 
 matplotlib.use("Agg")
 fates_module = importlib.import_module("helpers.plots.fates")
@@ -376,6 +376,47 @@ def test_rates_without_a_difference(page: Page) -> None:
 def test_rates_need_one_to_four_groups(page: Page, groups: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="1 to 4 groups"):
         plots.rates(grid(*groups), "title", "x")
+
+
+# shares
+
+
+def left(*groups: str) -> pandas.DataFrame:
+    cells = [
+        (panel, label, group, share)
+        for panel, runs in (("killed", (0.4, 0.6, 1.0)), ("lost", (0.0, 0.004, 0.005)))
+        for label, bad in (("snapshot", True), ("log", False))
+        for group in groups
+        for share in (runs if bad else (1.0, 1.0, 1.0))
+    ]
+    return pandas.DataFrame(cells, columns=["panel", "label", "group", "share"])
+
+
+def test_shares_draw_the_median_and_the_range_in_a_panel_each(page: Page) -> None:
+    plots.shares(left("waiting", "held"), "title")
+    assert [axes.get_title(loc="left") for axes in page.figure.axes] == ["killed", "lost"]
+    for axes, middle, ends in zip(page.figure.axes, (60, 0.4), ([40, 100], [0, 0.5]), strict=True):
+        dots = [line for line in axes.lines if line.get_gid() in ("waiting", "held")]
+        assert [line.get_xdata()[0] for line in dots] == pytest.approx([middle, 100] * 2)
+        assert len({line.get_marker() for line in dots}) == 2
+        lines = [segment[:, 0].tolist() for c in axes.collections for segment in c.get_segments()]
+        assert lines == [pytest.approx(ends), [100, 100]] * 2
+    assert {"waiting", "held", "snapshot", "log", "60", "<1"} <= set(page.words())
+    assert page.sentence == "all is left in every run after killed: log · after lost: log"
+    assert page.table.loc[("snapshot", "held"), "killed"] == "60 % (40 to 100), n 3"
+    assert page.table.loc[("log", "held"), "lost"] == "100 %, n 3"
+    check_legible(page.figure)
+
+
+def test_shares_where_nothing_is_left_in_every_run(page: Page) -> None:
+    plots.shares(left("waiting").query("label == 'snapshot'"), "title")
+    assert page.sentence == "all is left in every run after killed: nowhere · after lost: nowhere"
+
+
+@pytest.mark.parametrize("groups", [(), tuple("abcd")])
+def test_shares_need_one_to_three_groups(page: Page, groups: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="3 groups"):
+        plots.shares(left(*groups), "title")
 
 
 def test_each_chart_is_offered_and_tried() -> None:
