@@ -193,8 +193,8 @@ SETTINGS = [
             ),
         },
         pages=("04_restart_the_broker", "06_hang_a_chord"),
-        conditions="a server that runs first gets `CONFIG SET appendonly yes`, as a restart with the "
-        "new line alone starts empty",
+        conditions="a server that runs first gets `CONFIG SET appendonly yes`, as a restart with "
+        "the new line alone starts empty",
     ),
     Setting(
         "`task_publish_retry_policy` with more `max_retries`",
