@@ -158,7 +158,8 @@ def programs() -> Iterator[tuple[str, str]]:
     for folder in ("notebooks", "labs"):
         for path in (ROOT / folder).rglob("*.ipynb"):
             for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
-                if cell.cell_type == "code":
+                other = re.match(r"%%writefile \S+(?<!\.py)\n", cell.source)  # a unit file
+                if cell.cell_type == "code" and not other:
                     lines = cell.source.splitlines()
                     code = "\n".join(line for line in lines if not line.startswith(("%", "!")))
                     yield f"{path.relative_to(ROOT)}, cell {number}", code

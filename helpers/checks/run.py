@@ -124,8 +124,10 @@ def end_processes_of(here: Path, timeout: float = 5) -> None:
 
     Raises TimeoutError when some are still there after `timeout` seconds.
     """
-    deadline = time.monotonic() + timeout
-    while left := list(_processes_of(here)):
+    deadline, nobody = time.monotonic() + timeout, 0
+    while nobody < 2:  # one that starts its program right now shows no environment for a moment
+        left = list(_processes_of(here))
+        nobody = 0 if left else nobody + 1
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
