@@ -131,7 +131,7 @@ def end_processes_of(here: Path, timeout: float = 5) -> None:
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        if time.monotonic() > deadline:
+        if left and time.monotonic() > deadline:
             names = ", ".join(str(process.pid) for process in left)
             raise TimeoutError(f"these processes do not end: {names}")
         time.sleep(0.05)
