@@ -18,6 +18,7 @@ from celery.app import trace
 from celery.concurrency import solo
 from celery.worker import state as worker
 from celery.worker.request import Request
+from kombu.message import Message
 from kombu.transport import redis
 from kombu.utils.objects import cached_property
 
@@ -161,14 +162,6 @@ def _watch_tasks(ledger: Ledger) -> None:
             why = "expired" if expired else "revoked"
             ledger.append("discarded", request.id, task=request.task, why=why)
 
-    @signals.task_unknown.connect(**connect)
-    def unknown(id: str, name: str, **_: Any) -> None:
-        ledger.append("discarded", id, task=name, why="unknown task name")
-
-    @signals.task_rejected.connect(**connect)
-    def rejected(message: Any, exc: BaseException | None, **_: Any) -> None:
-        _discarded(ledger, message, f"unreadable message: {exc!r}")
-
 
 def _watch_beat(ledger: Ledger) -> None:
     """A beat of its own, or the one that `celery worker -B` embeds: it starts to send."""
@@ -181,24 +174,17 @@ def _watch_beat(ledger: Ledger) -> None:
 def _watch_consumer(app: Celery, ledger: Ledger) -> None:
     """What no signal tells of the worker's consumer (`celery/worker/consumer/consumer.py`).
 
-    That it refused a content type, that it lost its connection (and forgets what it was handed),
-    that it has one again, and that remote control made it take up or give up a queue.
+    That it drops a message that no task can run, that it lost its connection (and forgets what it
+    was handed), that it has one again, and that remote control made it take up or give up a queue.
     """
 
     class Watched(bootsteps.StartStopStep):
         requires = ("celery.worker.consumer:Tasks",)
 
         def __init__(self, consumer: Any, **options: Any) -> None:
-            told = consumer.on_decode_error
-
-            def on_decode_error(message: Any, error: BaseException) -> None:
-                try:
-                    told(message, error)
-                finally:  # its ack can meet a broken connection
-                    _discarded(ledger, message, f"refused content: {error!r}")
-
+            for name, why in _DROPS.items():
+                setattr(consumer, name, _told_first(ledger, getattr(consumer, name), why))
             consumers.append(consumer)
-            consumer.on_decode_error = on_decode_error
             # The event loop calls on_ready each time it consumes again (`celery/worker/loops.py`).
             consumer.on_ready = _then(consumer.on_ready, tell(consumer, "connected"))
             for change in ("add_task_queue", "cancel_task_queue"):
@@ -324,9 +310,25 @@ def _watch_returns(ledger: Ledger) -> None:
     channel.QoS, channel._do_restore_message = WitnessedQoS, remembered
 
 
-def _discarded(ledger: Ledger, message: Any, why: str) -> None:
-    task_id = _id_of(message.headers, message.properties)
-    ledger.append("discarded", task_id, task=(message.headers or {}).get("task"), why=why)
+# What a consumer does with a message that no task can run (`celery/worker/consumer/consumer.py`).
+_DROPS = {
+    "on_unknown_task": "unknown task name",
+    "on_invalid_task": "unreadable message",
+    "on_decode_error": "refused content",
+}
+
+
+def _told_first(ledger: Ledger, drop: Callable[..., None], why: str) -> Callable[..., None]:
+    """Before: it may end on the way, or meet a dead result backend. Celery's signals come after."""
+
+    def told(*about: Any) -> None:
+        message = next(one for one in about if isinstance(one, Message))
+        task_id = _id_of(message.headers, message.properties)
+        name, error = (message.headers or {}).get("task"), about[-1]
+        ledger.append("discarded", task_id, task=name, why=f"{why}: {error!r}")
+        drop(*about)
+
+    return told
 
 
 def _id_of(headers: Any, properties: Any) -> str | None:

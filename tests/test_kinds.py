@@ -401,3 +401,15 @@ def test_a_copy_that_celery_deduplicates_is_gone(here: Path) -> None:
         assert (row["fate"], row["starts"], row["message"]) == ("duplicated", 2, "")
         assert stack.ledger.count("deduplicated") >= 1
         assert outcome.reasons == ["duplicated 1"]
+
+
+def test_a_message_that_no_task_can_run_is_told_though_the_results_are_away(here: Path) -> None:
+    """Celery stores a failure before its signal: a dead result backend swallows that."""
+    with Stack(here, backend={}) as stack:
+        assert stack.results is not None
+        module = stack.load("kinds")
+        stack.start_worker("--concurrency=1")
+        stack.results.kill()
+        task = module.app.send_task("nobody.knows", ignore_result=True)
+        said(stack, "discarded")
+        assert stack.ledger.of("discarded")[0]["id"] == task.id
