@@ -143,6 +143,12 @@ def test_what_one_holder_drops_another_runs() -> None:
         assert truths({"a": "ok"}, seen, answers, seen)["a"].fate == fate
 
 
+def test_a_broadcast_that_failed_before_it_wrote_a_line_is_not_decided() -> None:
+    for state, fate in (("FAILURE", None), ("", "lost")):
+        seen = look(state=state)
+        assert truths({"a": "broadcast"}, seen, Answers(), seen)["a"].fate == fate
+
+
 def test_a_retry_is_no_repetition() -> None:
     lines = (START, Line("retry", "a", 7, 0), Line("start", "a", 7, 1), Line("end", "a", 7, 1))
     seen = look(*lines, state="SUCCESS")

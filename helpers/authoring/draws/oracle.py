@@ -304,7 +304,7 @@ def _broadcast(task_id: str, look: Look, answers: Answers, there: Collection[str
         return Truth(None, "a broadcast that is still somewhere")
     if look.states.get(task_id) == "REVOKED":
         return Truth(None, "a broadcast that was revoked")
-    if starts and look.states.get(task_id) != "SUCCESS":
+    if look.states.get(task_id, "" if starts else "SUCCESS") != "SUCCESS":
         return Truth(None, "a broadcast that failed, or was cut off, somewhere")
     if set(starts) >= set(there) and starts and ended == starts.total():
         return Truth("done")
