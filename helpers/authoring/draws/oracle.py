@@ -253,11 +253,17 @@ def truths(
     for task_id, kind in kinds.items():
         if before.of(task_id) != after.of(task_id):
             found[task_id] = Truth(None, "it moved while it was looked at")
+        elif any(_cut_short(line, answers) for line in after.lines if line.id == task_id):
+            found[task_id] = Truth(None, "its process was killed as it began or ended")
         elif kind in ("broadcast", "misrouted"):
             found[task_id] = _broadcast(task_id, after, answers, there)
         else:
             found[task_id] = _truth(task_id, kind, after, answers)
     return found
+
+
+def _cut_short(line: Line, answers: Answers) -> bool:
+    return line.at > answers.killed.get(line.pid, math.inf) - _AT_ONCE
 
 
 def _truth(task_id: str, kind: str, look: Look, answers: Answers) -> Truth:
@@ -273,8 +279,6 @@ def _truth(task_id: str, kind: str, look: Look, answers: Answers) -> Truth:
     finished = wrote["end"] + wrote["ignore"]  # of which the latter stores no result
     ended = state in ("SUCCESS", "FAILURE") or bool(wrote["ignore"])
     cut_off = wrote["end"] == wrote["start"] == 1 and state == "FAILURE"
-    if any(line.at > answers.killed.get(line.pid, math.inf) - _AT_ONCE for line in lines):
-        return Truth(None, "its process was killed as it began or ended")
     if cut_off or ((wrote["end"] or wrote["fail"]) and not ended):
         return Truth(None, "its process died between its last line and its result")
     if ended:
