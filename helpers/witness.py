@@ -17,7 +17,6 @@ from celery import Celery, bootsteps, current_app, signals, states
 from celery.app import trace
 from celery.concurrency import solo
 from celery.worker import state as worker
-from celery.worker.request import Request
 from kombu.message import Message
 from kombu.transport import redis
 from kombu.utils.objects import cached_property
@@ -114,13 +113,17 @@ def _watch_tasks(ledger: Ledger) -> None:
 
     @signals.task_received.connect(**connect)
     def received(request: Any, **_: Any) -> None:
+        # What tells a redelivery (same retries, redelivered) from a retry (retries + 1).
+        message, eta = request.message, request.eta
         ledger.append(
             "received",
             request.id,
             task=request.name,
             worker=_short(request.hostname),
-            due=_due(request),
-            **_delivery(request.message),
+            due=eta.timestamp() if eta else 0.0,  # wall time of its ETA
+            retries=(message.headers or {}).get("retries", 0),
+            redelivered=bool(message.delivery_info.get("redelivered")),
+            tag=message.delivery_tag,
         )
 
     @signals.task_prerun.connect(**connect)
@@ -336,11 +339,6 @@ def _id_of(headers: Any, properties: Any) -> str | None:
     return (headers or {}).get("id") or (properties or {}).get("correlation_id")
 
 
-def _due(request: Request) -> float:
-    """Wall time of its ETA; 0 without one."""
-    return float(request.eta.timestamp()) if request.eta else 0.0
-
-
 def _about(consumer: Any) -> dict[str, Any]:
     """Who consumes what, as of now, and when it puts back what it was not told of."""
     queues = consumer.app.amqp.queues.consume_from
@@ -365,15 +363,6 @@ def _about(consumer: Any) -> dict[str, Any]:
 def _short(hostname: str) -> str:
     """`worker1` of `worker1@stack`."""
     return hostname.partition("@")[0]
-
-
-def _delivery(message: Any) -> dict[str, Any]:
-    """What tells a redelivery (same retries, redelivered) from a retry (retries + 1)."""
-    return {
-        "retries": (message.headers or {}).get("retries", 0),
-        "redelivered": bool(message.delivery_info.get("redelivered")),
-        "tag": message.delivery_tag,
-    }
 
 
 def _sweep(consumer: Any) -> dict[str, Any]:

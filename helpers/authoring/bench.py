@@ -51,7 +51,7 @@ def mark():
 """
 TASKS = 10_000
 HISTORY = 100_000
-PAIRS, TURNS, A_TURN = 20, 10, 150  # pairs, turns of each worker in a pair, tasks in a turn
+PAIRS, TURNS, A_TURN = 20, 20, 150  # pairs, turns of each worker in a pair, tasks in a turn
 T_95 = 2.093  # of Student with 19 degrees of freedom
 HEAD = ("what", "bound", "median", "min to max", "n")
 here = private_directory()
@@ -257,7 +257,7 @@ def witness() -> None:
                 pair = watched, bare
                 for worker in pair:
                     drain(stack, worker, queue)  # warm
-                for _ in range(PAIRS // 4):
+                for _ in range(PAIRS // 10):
                     turns = [pair, pair[::-1]] * (TURNS // 2)
                     took = {worker: 0.0 for worker in pair}
                     for worker in itertools.chain(*turns):
