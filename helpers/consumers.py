@@ -64,12 +64,7 @@ class Consumers:
 
     def _leaves(self, event: Event) -> None:
         """It shuts down: takes nothing any more, and its event loop stands still."""
-        nothing: Event = {
-            "queues": [],
-            "broadcasts": [],
-            "sweep_period": None,
-            "leaving": True,
-        }
+        nothing: Event = {"queues": [], "broadcasts": [], "sweep_period": None, "leaving": True}
         self._said[event["pid"]] = self._said.get(event["pid"], event) | nothing
         self._hears_nothing(event)
 

@@ -317,10 +317,10 @@ def _broadcast(task_id: str, look: Look, answers: Answers, there: Collection[str
 
 def _revoked(task_id: str, kind: str, starts: int, answers: Answers) -> Truth:
     """Dropped before it ran, or ended while it ran: Celery calls both REVOKED."""
-    if not starts and kind != "expired" and task_id not in answers.dropped:
-        return Truth(None, "revoked, and no worker says that it dropped it")
     if not starts:
-        return Truth("discarded")
+        if kind == "expired" or task_id in answers.dropped:
+            return Truth("discarded")
+        return Truth(None, "revoked, and no worker says that it dropped it")
     told = kind == "expired" or any(task_id in ids for ids in answers.revoked.values())
     if told or not answers.asked or answers.asked != set(answers.revoked):
         return Truth(None, "ended while it ran, or a second message of it was dropped")

@@ -40,9 +40,13 @@ def redis_py(python: Path) -> str:
     return _run(str(python), "-c", VERSIONS).split()[2]
 
 
+def outside() -> dict[str, str]:
+    """What a program of such an environment is started with: nothing of ours is on its path."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def _run(*command: str) -> str:
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, env=clean, capture_output=True, text=True)
+    done = subprocess.run(command, env=outside(), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[1:])}\n{done.stdout}{done.stderr}")
     return done.stdout

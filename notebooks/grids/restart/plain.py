@@ -1,6 +1,5 @@
 """A worker without any instrument, of any version: the command that its documentation gives."""
 
-import os
 import re
 import time
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from helpers import Stack
 from helpers.process import Process, poll
+from restart.environments import outside
 
 SUPERVISOR = """
 while :; do
@@ -28,8 +28,7 @@ class PlainWorker(Process):
         command = [str(python), "-m", "celery", "-A", "shop", "worker", "--loglevel=INFO", *options]
         if supervised:
             command = ["sh", "-c", SUPERVISOR, "supervisor", *command]
-        clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        environment = {**clean, "CELERY_BROKER_URL": stack.redis.url(), "TMPDIR": str(here)}
+        environment = {**outside(), "CELERY_BROKER_URL": stack.redis.url(), "TMPDIR": str(here)}
         super().__init__("worker", command, cwd=here, env=environment, log=here / "worker.log")
         self.wait_until(lambda: self.starts, "ready", timeout=30)
 
