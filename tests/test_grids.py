@@ -22,6 +22,7 @@ CELLS = {
     "redelivery_delay": (["cadence"], 2, 20),
     "restart_versions": (["celery", "kombu", "pool", "holds"], 28, 5),
     "restart_ways_out": (["way_out"], 4, 20),
+    "return_by_pool": (["pool", "load", "start", "cure"], 15, 5),
 }
 
 
@@ -69,6 +70,20 @@ def test_who_survives_a_restart_of_redis() -> None:
 def test_each_way_out_of_the_restart_is_one() -> None:
     runs = pd.read_csv(GRIDS / "restart_ways_out.csv")
     assert (runs["done"].eq(runs["orders"]) == runs["way_out"].ne("none")).all()
+
+
+def test_which_pool_brings_back_what_a_killed_worker_held() -> None:
+    """All four messages or none: a green pool looks as it starts with mingle, or with a cure."""
+    runs = pd.read_csv(GRIDS / "return_by_pool.csv", keep_default_na=False)
+    green = runs["pool"].isin(["gevent", "eventlet"])
+    beside = runs["cure"].str.endswith("worker")
+    polls = (runs["cure"] == "polling_interval") & (runs["load"] == "idle")
+    mingles = runs["start"] == "after, with mingle"
+    busy_solo = (runs["pool"] == "solo") & (runs["load"] == "long tasks")
+    expected = (~green & ~busy_solo) | beside | polls | mingles
+    assert (runs["returned"] == expected).all()
+    assert (runs["sweeps"].gt(0) == expected).all()
+    assert runs["back"].eq(runs["messages"].where(expected, 0)).all()
 
 
 def test_what_persistence_gives_back() -> None:
