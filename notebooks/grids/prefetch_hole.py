@@ -12,7 +12,7 @@ is a number of reserved tasks, a countdown among them once it is due
 and a countdown takes its extra place along when it comes due
 (`celery/worker/consumer/consumer.py: Consumer.apply_eta_task`), which the worker notes when its
 loop turns next (`celery/worker/loops.py: asynloop`).
-Writes prefetch_hole.csv beside this file: one row a run. Twenty minutes on two cores.
+Writes prefetch_hole.csv beside this file: one row a run. Twenty-five minutes on two cores.
 """
 
 import os
