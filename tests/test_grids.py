@@ -18,10 +18,12 @@ CELLS = {
     "evict_policies": (["policy", "idle_seconds"], 16, 10),
     "persistence": (["setting", "end"], 12, 20),
     "persistence_cost": (["setting"], 4, 20),
+    "prefetch_hole": (["prefetch", "ack", "child", "end"], 30, 5),
     "producer_outage": (["case", "setting"], 45, 5),
     "redelivery_delay": (["cadence"], 2, 20),
     "restart_versions": (["celery", "kombu", "pool", "holds"], 28, 5),
     "restart_ways_out": (["way_out"], 4, 20),
+    "return_by_pool": (["pool", "load", "start", "cure"], 15, 5),
 }
 
 
@@ -69,6 +71,37 @@ def test_who_survives_a_restart_of_redis() -> None:
 def test_each_way_out_of_the_restart_is_one() -> None:
     runs = pd.read_csv(GRIDS / "restart_ways_out.csv")
     assert (runs["done"].eq(runs["orders"]) == runs["way_out"].ne("none")).all()
+
+
+def test_which_pool_brings_back_what_a_killed_worker_held() -> None:
+    """All four messages or none: a green pool looks as it starts with mingle, or with a cure."""
+    runs = pd.read_csv(GRIDS / "return_by_pool.csv", keep_default_na=False)
+    green = runs["pool"].isin(["gevent", "eventlet"])
+    beside = runs["cure"].str.endswith("worker")
+    polls = (runs["cure"] == "polling_interval") & (runs["load"] == "idle")
+    mingles = runs["start"] == "after, with mingle"
+    busy_solo = (runs["pool"] == "solo") & (runs["load"] == "long tasks")
+    expected = (~green & ~busy_solo) | beside | polls | mingles
+    assert (runs["returned"] == expected).all()
+    assert (runs["sweeps"].gt(0) == expected).all()
+    assert runs["back"].eq(runs["messages"].where(expected, 0)).all()
+
+
+def test_a_message_in_no_store_is_lost_by_a_kill_and_put_back_by_a_warm_shutdown() -> None:
+    """One at most, and only where a countdown came due in the worker."""
+    runs = pd.read_csv(GRIDS / "prefetch_hole.csv")
+    killed = runs["end"] == "SIGKILL"
+    assert runs["in_no_store"].le(1).all() and runs["other"].eq(0).all()
+    assert runs["lost"].eq(runs["in_no_store"].where(killed, 0)).all()
+    assert runs["of_these_queued"].eq(runs["in_no_store"].mask(killed, 0)).all()
+    assert runs.loc[runs["child"] == "an order runs", "in_no_store"].eq(0).all()
+    by_cell = runs[runs["child"] == "a countdown runs"].groupby(["prefetch", "ack"])["in_no_store"]
+    often = by_cell.mean()[lambda share: share > 0]
+    assert often.min() >= 0.8 and sorted(often.index) == [
+        ("--disable-prefetch", "early ack"),
+        ("--disable-prefetch", "late ack"),
+        ("--prefetch-multiplier=1", "late ack"),
+    ]
 
 
 def test_what_persistence_gives_back() -> None:

@@ -73,7 +73,7 @@ def busy(seconds):
 
 def batches(n: int) -> Iterator[list[Case]]:
     """Each run has its own stack."""
-    for run in range(n):
+    for run in range(min(n, RUNS)):
         for cell in CELLS:
             yield [{**cell._asdict(), "run": run}]
 
