@@ -4,7 +4,8 @@ A worker takes three messages with late ack and gets `SIGKILL`; no other is aliv
 later somebody looks, once, from an application of its own, which may have a shorter visibility
 timeout than the worker's. Whatever waits for answers consumes, and sweeps where its waiting time
 ends before that of its `BRPOP`: a second each by default, and the answer of Redis mostly comes
-last (`kombu/transport/redis.py: MultiChannelPoller.get`, `QoS.restore_visible`). `sweeps` counts the `ZRANGE` of a sweep, which nothing else sends.
+last (`kombu/transport/redis.py: MultiChannelPoller.get`, `QoS.restore_visible`). `sweeps` counts
+the `ZRANGE` of a sweep, which nothing else sends.
 Writes watchers_sweep.csv beside this file: one row a run. Five minutes on two cores.
 """
 
