@@ -16,6 +16,7 @@ CELLS = {
     "crash_volume": (["orders"], 3, 20),
     "crash_worker": (["setting", "process", "moment"], 40, 20),
     "evict_policies": (["policy", "idle_seconds"], 16, 10),
+    "killed_in_a_sweep": (["killed", "mutex_expire"], 3, 5),
     "persistence": (["setting", "end"], 12, 20),
     "persistence_cost": (["setting"], 4, 20),
     "prefetch_hole": (["prefetch", "ack", "child", "end"], 30, 5),
@@ -24,6 +25,7 @@ CELLS = {
     "restart_versions": (["celery", "kombu", "pool", "holds"], 28, 5),
     "restart_ways_out": (["way_out"], 4, 20),
     "return_by_pool": (["pool", "load", "start", "cure"], 15, 5),
+    "watchers_sweep": (["watcher", "worker_timeout", "watcher_timeout"], 18, 5),
 }
 
 
@@ -102,6 +104,25 @@ def test_a_message_in_no_store_is_lost_by_a_kill_and_put_back_by_a_warm_shutdown
         ("--disable-prefetch", "late ack"),
         ("--prefetch-multiplier=1", "late ack"),
     ]
+
+
+def test_what_looks_puts_back_what_is_older_than_its_own_timeout() -> None:
+    """All three or none. A second for answers nearly always sweeps; with two nothing is swept."""
+    runs = pd.read_csv(GRIDS / "watchers_sweep.csv")
+    asks = ["celery inspect ping", "celery status", "app.control.inspect().ping()"]
+    sweeps = runs["watcher"].isin(asks)
+    assert not runs.loc[~sweeps, "sweeps"].any() and runs.loc[sweeps, "sweeps"].gt(0).mean() > 0.9
+    restored = runs["sweeps"].gt(0) & (runs["watcher_timeout"] == 2)
+    assert runs["back"].eq(runs["messages"].where(restored, 0)).all()
+    assert (runs["back"] + runs["still_stranded"]).eq(runs["messages"]).all()
+
+
+def test_a_lock_that_is_left_stops_the_sweeps_until_it_expires() -> None:
+    runs = pd.read_csv(GRIDS / "killed_in_a_sweep.csv")
+    left = (runs["killed"] == "in a sweep") & (runs["mutex_expire"] == "default")
+    assert runs.loc[left, "lock_expires_in"].between(290, 300).all()
+    assert runs.loc[left, "still_stranded"].eq(runs.loc[left, "stranded_at_the_kill"]).all()
+    assert runs["stranded_at_the_kill"].gt(0).all() and runs["still_stranded"].gt(0).eq(left).all()
 
 
 def test_what_persistence_gives_back() -> None:
