@@ -12,7 +12,7 @@ from helpers import Stack, private_directory, reaper
 from helpers.process import poll
 from helpers.trials import Case, Row, measure, provenance
 
-LIMITS, COUNTDOWNS = ("None", 16, 64), (50, 200)
+LIMITS, COUNTDOWNS = {"no limit": None, "16": 16, "64": 64}, (50, 200)
 RUNS, COUNTDOWN, PATIENCE = 5, 600, 3.0
 SHOP = """
 from celery import Celery
@@ -49,7 +49,7 @@ def strand(batch: list[Case]) -> Iterator[Row]:
     """One run: the countdowns, one worker, one order without a countdown, the kill."""
     [case] = batch
     here = private_directory()
-    (here / "shop.py").write_text(SHOP.format(limit=case["eta_task_limit"]))
+    (here / "shop.py").write_text(SHOP.format(limit=LIMITS[case["eta_task_limit"]]))
     try:
         with Stack(here, backend=None, name="eta") as stack:
             worker = stack.start_worker("--concurrency=1")
