@@ -28,21 +28,23 @@ _TIMES, _NONE = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 _LEFT, _LABELS, _GAP, _SPACE = 0.12, 0.84, 0.16, 0.04
 _BLOCK, _LINE, _EDGE, _FOOT = 0.7, 0.17, 0.09, 0.62
 
+# Setting, process, moment: one row for each distinct result, and `n` for its runs.
 Results = dict[tuple[str, str, str], pandas.DataFrame]
 
 
-def survival(cells: pandas.DataFrame, title: str, note: str = "") -> None:
+def survival(runs: pandas.DataFrame, title: str, note: str = "") -> None:
     """Show, for each setting (row) and moment of the kill (column), what became of one order.
 
-    One row for each distinct result of a cell: setting, process (a group of columns), moment, fate
-    (right after the kill), charged (how often, in the end), n (runs with this result). Rows and
-    columns come in the order of their first row; a moment that a process never has gets no column.
-    A `note` stands below. Raises ValueError without a row, for an unknown fate, or for more than
-    MOST_COLUMNS columns.
+    One row a run: setting, process (a group of columns), moment, fate (right after the kill),
+    charged (how often, in the end). Rows and columns come in the order of their first row; a moment
+    that a process never has gets no column. A `note` stands below. Raises ValueError without a row,
+    for an unknown fate, or for more than MOST_COLUMNS columns.
     """
-    unknown = set(cells["fate"]) - set(theme.FATES)
+    unknown = set(runs["fate"]) - set(theme.FATES)
     if unknown:
         raise ValueError(f"no symbol for {sorted(unknown)}: the fates are {', '.join(theme.FATES)}")
+    keys = ["setting", "process", "moment", "fate", "charged"]
+    cells = runs.groupby(keys, sort=False).size().reset_index(name="n")
     results: Results = {
         key: some.sort_values("n", ascending=False, kind="stable")
         for key, some in cells.groupby(["setting", "process", "moment"], sort=False)
