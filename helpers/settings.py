@@ -120,7 +120,7 @@ _SWEEPS = "prefork, threads, solo between tasks; gevent and eventlet never sweep
 
 SETTINGS = [
     Setting(
-        "`task_acks_late=True`",
+        "`task_acks_late = True`",
         ("task_acks_late",),
         Where.CELERY,
         prevents="a worker is killed while it runs a task, and the task is lost: {lost}",
@@ -142,7 +142,7 @@ SETTINGS = [
         pages=("02_crash_a_worker", "04_restart_the_broker"),
     ),
     Setting(
-        "`task_retry_on_worker_lost=True`",
+        "`task_retry_on_worker_lost = True`",
         ("task_retry_on_worker_lost",),
         Where.CELERY,
         task_options=("max_retries", "default_retry_delay"),
@@ -160,7 +160,7 @@ SETTINGS = [
         pages=("02_crash_a_worker",),
     ),
     Setting(
-        "`task_reject_on_worker_lost=True`",
+        "`task_reject_on_worker_lost = True`",
         ("task_reject_on_worker_lost",),
         Where.CELERY,
         prevents="a task fails with its child: {failed}",
@@ -282,7 +282,7 @@ SETTINGS = [
         pages=("05_run_it_twice", "06_hang_a_chord"),
     ),
     Setting(
-        "`unacked_restore_interval=1`, `unacked_restore_throttle=1`",
+        "`unacked_restore_interval = 1`, `unacked_restore_throttle = 1`",
         ("unacked_restore_interval", "unacked_restore_throttle"),
         Where.TRANSPORT,
         default="`{}` s, `{}`",
@@ -310,16 +310,17 @@ SETTINGS = [
         costs="the worker stops that much later whenever a task runs, and acknowledges nothing "
         "meanwhile; an early-acked task that takes longer is lost",
         evidence={"hung": _chord("cold shutdown, early ack", ["", "worker_soft_shutdown_timeout"])},
-        conditions="SIGQUIT, or SIGTERM with `REMAP_SIGTERM=SIGQUIT`; the platform's grace period "
-        "is the timeout and 5 s",
+        conditions="SIGQUIT, or SIGTERM where `REMAP_SIGTERM` is `SIGQUIT`; the platform's grace "
+        "period is the timeout and 5 s",
         pages=("02_crash_a_worker", "06_hang_a_chord"),
     ),
     Setting(
-        "`result_backend_always_retry=True`",
-        ("result_backend_always_retry",),
+        "`result_backend_always_retry = True`, up to `result_backend_max_retries`",
+        ("result_backend_always_retry", "result_backend_max_retries"),
         Where.CELERY,
+        default="`{}`, `{}`",
         prevents="a chord hangs when the results are away for a moment: {hung}",
-        costs="the child waits for them, by default for ever: set `result_backend_max_retries`",
+        costs="meanwhile its child waits, by default for ever",
         evidence={
             "hung": _chord(
                 "result server away while a part ends", ["", "result_backend_always_retry"]

@@ -23,8 +23,8 @@ runs without it, in none of 20 with it. One arm alone is with it.
 Runs: {runs}; prefork pool; {dates}.
 Defaults: {parts}.
 
-| setting | prevents | costs | holds when | seen in |
-|---|---|---|---|---|
+| setting | prevents | costs | holds when |
+|---|---|---|---|
 {rows}
 
 No line makes a task run exactly once. What comes back may run twice: make its effect safe to repeat
@@ -88,9 +88,8 @@ def _row(setting: Setting, default: Mapping[str, str], grids: Grids) -> str:
     seen += [f"[runs](grids/{grid}.csv)" for grid in _grids(setting)]
     by_default = setting.default.format(*(default[name] for name in setting.asked))
     cells = [
-        f"{setting.shown}<br>default: {by_default}",
+        f"{setting.shown}<br>default: {by_default}<br>seen in: {', '.join(seen)}",
         *(text.format(**counts) for text in (setting.prevents, setting.costs, setting.conditions)),
-        ", ".join(seen),
     ]
     return f"| {' | '.join(cells)} |"
 
