@@ -44,9 +44,7 @@ def test_the_stored_defaults_are_those_of_the_installed_parts() -> None:
     """Another version may have another default. The version that the page names may not."""
     page = settings_page.page(*settings_page.ask())
     others = []
-    for setting, stored, here in zip(
-        SETTINGS, defaults_in(STORED), defaults_in(page), strict=True
-    ):
+    for setting, stored, here in zip(SETTINGS, defaults_in(STORED), defaults_in(page), strict=True):
         if stored != here:
             names, part = " and ".join(setting.names), named(page)[setting.where]
             assert part != named(STORED)[setting.where], f"make settings: {names} is {here}"
