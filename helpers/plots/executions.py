@@ -32,19 +32,30 @@ def expected(duration: float, timeout: float, period: float) -> tuple[int, int]:
     return 1 + math.floor(slowest), max(1, math.ceil(fastest))
 
 
-def executions(runs: pandas.DataFrame, title: str, *, timeout: float, period: float) -> None:
+def executions(
+    runs: pandas.DataFrame,
+    title: str,
+    *,
+    duration: str,
+    executions: str,
+    timeout: float,
+    period: float,
+) -> None:
     """Show how often each task ran (a dot) by its duration, over the band of `expected`.
 
-    One row a task: duration (seconds), executions. `timeout` and `period` as in `expected`.
-    Raises ValueError without a task.
+    One row a task. `duration` (in seconds) and `executions` name its columns; `timeout` and
+    `period` are those of `expected`. Raises ValueError without a task.
     """
     if runs.empty:
         raise ValueError("executions() got no task to draw")
-    bounds = [expected(duration, timeout, period) for duration in runs["duration"]]
-    runs = runs.assign(
-        times=runs["duration"] / timeout,
-        low=[low for low, _ in bounds],
-        high=[high for _, high in bounds],
+    bounds = [expected(seconds, timeout, period) for seconds in runs[duration]]
+    runs = pandas.DataFrame(
+        {
+            "times": runs[duration] / timeout,
+            "executions": runs[executions],
+            "low": [low for low, _ in bounds],
+            "high": [high for _, high in bounds],
+        }
     )
     runs["inside"] = runs["executions"].between(runs["low"], runs["high"])
     runs = runs.sort_values(["times", "executions"])
