@@ -19,6 +19,7 @@ from chord import folklore, polling, runs
 from chord.canvases import (
     EXPIRED,
     PARCEL,
+    alarmed,
     behind,
     beside,
     chord_as_body,
@@ -85,6 +86,8 @@ from chord.shop import (
 )
 from helpers.faults import evict
 from helpers.trials import Row, measure
+
+ON_CHORD = ".on_error() on the chord, not on its body"
 
 KILLED = Case(
     "worker killed, early ack", SILENT, "hung", four, kill_and_replace, conf=QUICK, n=HEADLINE_RUNS
@@ -373,6 +376,7 @@ HANGS: list[Case] = [
         {
             "return an error value": {"canvas": inner("tell")},
             "backend tells the outer chord": {"source": TELL_OUTER, "expected": "error"},
+            ON_CHORD: {"canvas": alarmed(inner("fail")), "expected": "told", "alone": True},
         },
     ),
     *family(
@@ -380,6 +384,7 @@ HANGS: list[Case] = [
         {
             "return an error value": {"canvas": grouped("tell")},
             "backend tells the outer chord": {"source": TELL_OUTER, "expected": "error"},
+            ON_CHORD: {"canvas": alarmed(grouped("fail")), "expected": "told", "alone": True},
         },
     ),
     *family(
@@ -393,6 +398,10 @@ HANGS: list[Case] = [
         {
             "return an error value": {"canvas": beside(task("splits", "shop.tell"))},
             "backend tells the outer chord": {"source": TELL_OUTER, "expected": "error"},
+            ON_CHORD: {
+                "canvas": alarmed(beside(task("splits", "shop.fail"))),
+                "expected": "hung",
+            },
         },
     ),
     *family(
@@ -400,6 +409,11 @@ HANGS: list[Case] = [
         {
             "return an error value": {"canvas": with_body("tell", chord_as_body)},
             "backend tells the inner body": {"source": TELL_OUTER, "expected": "error"},
+            ON_CHORD: {
+                "canvas": alarmed(with_body("fail", chord_as_body)),
+                "expected": "hung",
+                "alone": True,
+            },
         },
     ),
     # --- nobody consumes
