@@ -74,6 +74,7 @@ from chord.shop import (
     DIES_BEFORE_BODY,
     DIES_BEFORE_COUNT,
     LATE,
+    ON_HEADER,
     ONE,
     OWN,
     PATIENT,
@@ -88,6 +89,7 @@ from helpers.faults import evict
 from helpers.trials import Row, measure
 
 ON_CHORD = ".on_error() on the chord, not on its body"
+ON_PARTS = "the same, task_allow_error_cb_on_chord_header"
 
 KILLED = Case(
     "worker killed, early ack", SILENT, "hung", four, kill_and_replace, conf=QUICK, n=HEADLINE_RUNS
@@ -402,6 +404,11 @@ HANGS: list[Case] = [
                 "canvas": alarmed(beside(task("splits", "shop.fail"))),
                 "expected": "hung",
             },
+            ON_PARTS: {
+                "canvas": alarmed(beside(task("splits", "shop.fail"))),
+                "conf": ON_HEADER,
+                "expected": "told",
+            },
         },
     ),
     *family(
@@ -412,6 +419,12 @@ HANGS: list[Case] = [
             ON_CHORD: {
                 "canvas": alarmed(with_body("fail", chord_as_body)),
                 "expected": "hung",
+                "alone": True,
+            },
+            ON_PARTS: {
+                "canvas": alarmed(with_body("fail", chord_as_body)),
+                "conf": ON_HEADER,
+                "expected": "told",
                 "alone": True,
             },
         },
