@@ -89,7 +89,7 @@ from helpers.faults import evict
 from helpers.trials import Row, measure
 
 ON_CHORD = ".on_error() on the chord, not on its body"
-ON_PARTS = "the same, task_allow_error_cb_on_chord_header"
+ON_PARTS = "the same, on each part too"
 
 KILLED = Case(
     "worker killed, early ack", SILENT, "hung", four, kill_and_replace, conf=QUICK, n=HEADLINE_RUNS
