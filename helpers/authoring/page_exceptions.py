@@ -50,15 +50,4 @@ EXCEPTIONS: dict[str, list[str]] = {
         "an assert beside the answer to a Predict, or before it",
         "an assert beside the answer to a Predict, or before it",
     ],
-    "06_hang_a_chord": [
-        "3 parts, one at most: Your turn, In practice, Further reading",
-        "46 cells, 45 at most",
-        "1770 words, 1500 at most",
-        "7 lines in the median code cell, 5 at most",
-        "the first of 4 code cells in a row, 2 at most without a sentence",
-        "the first of 4 code cells in a row, 2 at most without a sentence",
-        "the first of 3 code cells in a row, 2 at most without a sentence",
-        "the first of 3 code cells in a row, 2 at most without a sentence",
-        "an assert beside the answer to a Predict, or before it",
-    ],
 }
