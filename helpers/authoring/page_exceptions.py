@@ -5,12 +5,6 @@ still fails until its line here says so, or is gone.
 """
 
 EXCEPTIONS: dict[str, list[str]] = {
-    "00_start_here": [
-        "2 parts, one at most: Explain, Fix, prove",
-        "4 parts, one at most: The map, Your turn, In practice, Further reading",
-        "## Fix, prove: a step is called Fix, or Fix: and its subject",
-        "the first of 3 code cells in a row, 2 at most without a sentence",
-    ],
     "01_follow_one_task": [
         "2 parts, one at most: Explain, What is in Redis while tasks wait",
         "4 parts, one at most: Fix, prove, Your turn, In practice, Further reading",
