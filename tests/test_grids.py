@@ -12,7 +12,7 @@ GRIDS = Path(__file__).parents[1] / "notebooks" / "grids"
 # The columns that make a cell, the number of cells, the runs in each.
 CELLS = {
     "acks_on_failure": (["setting", "end"], 8, 5),
-    "chord_cases": (["backend", "case", "fix"], 133, 5),
+    "chord_cases": (["backend", "case", "fix"], 139, 5),
     "connection_breaks": (["fault", "window", "pool", "ack", "cancel_on_loss"], 28, 5),
     "crash_volume": (["orders"], 3, 20),
     "crash_worker": (["setting", "process", "moment"], 40, 20),
