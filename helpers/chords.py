@@ -88,6 +88,11 @@ def family(part: AsyncResult | GroupResult | None) -> set[str]:
     return ids
 
 
+def own(result: AsyncResult | GroupResult, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `Outcome.table` that `result` names: where several workflows share a stack."""
+    return table[table.index.isin(family(result))]
+
+
 def outcome(
     result: AsyncResult | GroupResult,
     table: pd.DataFrame,
@@ -99,8 +104,8 @@ def outcome(
 
     *fired* and *error* are ends. Without one it is *hung* (nothing is left that could complete it),
     *stuck* (something is left, but no bounded event completes it) or *late* (a bounded event will).
-    `table` has the fates of what can belong to it, out of `Outcome.table`. The results are in
-    database `db` of `results`; None: the backend is no Redis, and is asked itself.
+    `table` has the fates of what can belong to it, out of `Outcome.table` (`own`). The results are
+    in database `db` of `results`; None: the backend is no Redis, and is asked itself.
     """
     last = leaves(result)
     body = table[table.index.isin([one.id for one in last])]

@@ -61,8 +61,8 @@ def kill_between_sweeps(stack: Stack, worker: Worker) -> None:
 def die_between_pop_and_hold(directory: Path, message: int = 0) -> tuple[str, ...]:
     """Options for a worker that gets `SIGKILL` after a `BRPOP` and before its note in `unacked`.
 
-    Between the two the worker's memory has the only copy. That takes well under a millisecond, too
-    short to aim at from outside: a module in `directory`, where the application is, does it.
+    Between the two the worker's memory has the only copy. That takes about one round trip to Redis,
+    too short to aim at from outside: a module in `directory`, where the application is, does it.
     `message` is the number of the message that dies with the worker, from 0.
     """
     path = directory / "die_between_pop_and_hold.py"

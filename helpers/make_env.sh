@@ -94,6 +94,10 @@ else
     .venv/bin/python -m pip install --disable-pip-version-check -r "$requirements"
 fi
 
+# Without a question about Jupyter's news in front of the first page.
+mkdir -p .venv/share/jupyter/lab/settings
+cp binder/overrides.json .venv/share/jupyter/lab/settings
+
 # Last, so that an interrupted run leaves no stamp and the next one starts afresh.
 [ -f .venv/asked ] || printf '%s\n' "$PYTHON" >.venv/asked
 [ "$what" = lab ] || state dev >.venv/stamp-dev

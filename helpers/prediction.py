@@ -12,10 +12,10 @@ class Prediction:
     def __init__(self) -> None:
         self.value: int | None = None
 
-    def text(self, actual: int | None = None) -> str | None:
-        """The prediction in words, beside what came out if `actual` is given; None without one."""
+    def text(self, actual: int | None = None) -> str:
+        """The prediction in words, beside what came out if `actual` is given."""
         if self.value is None:
-            return None
+            return "no prediction: the slider was not moved"
         words = f"you predicted {self.value:,}"
         return words if actual is None else f"{words}, it was {actual:,}"
 

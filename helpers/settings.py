@@ -18,6 +18,7 @@ class Where(StrEnum):
     CELERY = "Celery's configuration"
     TRANSPORT = "broker_transport_options"
     SERVER = "redis.conf"
+    SUPERVISOR = "what starts the worker"
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,22 @@ class Setting:
     where: Where
     prevents: str
     costs: str
+    conditions: str  # pools, signals, versions, and what has to be so besides
     pages: tuple[str, ...]
     evidence: Mapping[str, Runs] = field(default_factory=dict)
-    default: str = "`{}`"  # the defaults of `names`, in their order
-    conditions: str = ""  # pools, signals, versions; empty: nothing is known beyond the runs
+    default: str = "`{}`"  # the defaults of `asked`, in their order
+    task_options: tuple[str, ...] = ()  # attributes of a task that go with it
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The names whose defaults somebody installed can tell."""
+        return self.names + self.task_options
 
 
 def defaults(server: "RedisServer") -> dict[str, str]:
     """What each setting is when nobody sets it: asked of Celery, of kombu and of `server`."""
     # Here, as whoever only reads the table needs neither.
+    from celery import Task
     from celery.app.defaults import DEFAULTS
     from kombu.transport.redis import Channel
 
@@ -61,7 +69,9 @@ def defaults(server: "RedisServer") -> dict[str, str]:
             Where.TRANSPORT: {name: getattr(Channel, name) for name in names_in(Where.TRANSPORT)},
             Where.SERVER: client.config_get(*names_in(Where.SERVER)),
         }
-    return {name: str(value) for part in found.values() for name, value in part.items()}
+    options = {name: getattr(Task, name) for row in SETTINGS for name in row.task_options}
+    parts = (*found.values(), options)
+    return {name: str(value) for part in parts for name, value in part.items()}
 
 
 def names_in(where: Where) -> list[str]:
@@ -102,55 +112,96 @@ def _sent(value: str, *settings: str) -> Runs:
     return Runs("producer_outage", value, tuple(arms))
 
 
-_SWEEPS = "prefork, threads or solo, as gevent and eventlet do not sweep while they run"
-_CHILD = "prefork, as no other pool has a child to lose"
+def _way_out(value: str, *ways: str) -> Runs:
+    return Runs("restart_ways_out", value, tuple({"way_out": way} for way in ways))
+
+
+_SWEEPS = "prefork, threads, solo between tasks; gevent and eventlet never sweep while they run"
 
 SETTINGS = [
     Setting(
-        "`task_acks_late=True`",
+        "`task_acks_late = True`",
         ("task_acks_late",),
         Where.CELERY,
-        prevents="a task is lost with its worker: {lost}",
-        costs="a kill after its effect repeats it: {repeated}",
+        prevents="a worker is killed while it runs a task, and the task is lost: {lost}",
+        costs="the task runs again: {again}; killed after its effect, that counts twice: "
+        "{repeated}; a cut connection repeats it, too: {cut}",
         evidence={
             "lost": _worker_killed(_RUNNING, "fate == 'lost'", _EARLY, _LATE),
+            "again": _worker_killed(_RUNNING, "starts > 1", _LATE),
             "repeated": _worker_killed(_DONE, "charged == 2", _LATE),
+            "cut": Runs(
+                "connection_breaks",
+                "duplicated > 0",
+                ({"fault": "connections cut", "pool": "prefork", "ack": "late ack"},),
+            ),
+            "child": _child_killed(_RUNNING, "fate == 'failed'", _LATE),
         },
-        conditions="the kill hits while the task runs; solo acknowledges late anyway",
-        pages=("02_crash_a_worker",),
+        conditions="the whole worker dies; with its child alone the task fails: {child}. "
+        "Solo acknowledges late anyway",
+        pages=("02_crash_a_worker", "04_restart_the_broker"),
     ),
     Setting(
-        "`task_retry_on_worker_lost=True`, `max_retries`",
+        "`task_retry_on_worker_lost = True`",
         ("task_retry_on_worker_lost",),
         Where.CELERY,
+        task_options=("max_retries", "default_retry_delay"),
+        default="`{}`; `max_retries` {}, `default_retry_delay` {} s",
         prevents="a task fails with its child: {failed}",
-        costs="repeats it too, after a delay: {repeated}",
+        costs="it runs again after the delay; killed after its effect, that counts twice: "
+        "{repeated}",
         evidence={
             "failed": _child_killed(_RUNNING, "fate == 'failed'", _EARLY, _RETRY),
             "repeated": _child_killed(_DONE, "charged == 2", _RETRY),
+            "whole": _worker_killed(_RUNNING, "fate == 'lost'", _RETRY),
         },
-        conditions=_CHILD,
+        conditions="prefork, a child dies; with the whole worker the task is lost all the same: "
+        "{whole}",
         pages=("02_crash_a_worker",),
     ),
     Setting(
-        "`task_reject_on_worker_lost=True` with late ack",
+        "`task_reject_on_worker_lost = True`",
         ("task_reject_on_worker_lost",),
         Where.CELERY,
         prevents="a task fails with its child: {failed}",
-        costs="a task that kills its child comes back for ever: {poison}",
+        costs="a task that kills its child comes back until somebody removes it: {poison}, seen "
+        "for {seconds}",
         evidence={
             "failed": _child_killed(_RUNNING, "fate == 'failed'", _LATE, _REJECT),
             "poison": _chord("poison pill, task_reject_on_worker_lost", [""], "stuck"),
+            "seconds": Runs(
+                "chord_cases",
+                "seconds",
+                ({"case": "poison pill, task_reject_on_worker_lost", "fix": ""},),
+                "median",
+                " s",
+            ),
         },
-        conditions=_CHILD,
+        conditions="prefork, a child dies; with late ack",
         pages=("02_crash_a_worker",),
+    ),
+    Setting(
+        "a supervisor that never gives up (systemd: `Restart=always`, `StartLimitIntervalSec=0`)",
+        (),
+        Where.SUPERVISOR,
+        default="nobody",
+        prevents="Redis restarts, a worker exits, and tasks wait for nobody: {waits}",
+        costs="with late ack, what it ran runs again: {again}",
+        evidence={
+            "waits": _way_out("done < orders", "none", "a supervisor"),
+            "again": _way_out("starts > done", "a supervisor"),
+        },
+        conditions="Celery 5.7.0, a worker that holds a message; what it held returns after the "
+        "visibility timeout",
+        pages=("04_restart_the_broker",),
     ),
     Setting(
         "`maxmemory-policy noeviction`, and no cache on this server",
         ("maxmemory-policy",),
         Where.SERVER,
         prevents="a cache evicts the queue (`allkeys-lru`): {evicted}",
-        costs="a full server refuses writes: of a cache that shared it, {refused} a run",
+        costs="when it is full, publishes are refused and by default workers exit; a cache "
+        "that shared it had {refused} writes a run refused",
         evidence={
             "evicted": Runs(
                 "evict_policies",
@@ -161,6 +212,8 @@ SETTINGS = [
                 "evict_policies", "cache_writes_refused", ({"policy": "noeviction"},), "median"
             ),
         },
+        conditions="the cache has moved out first. `maxmemory 0` is no way round: then the "
+        "system's OOM killer ends Redis",
         pages=("03_evict_the_queue",),
     ),
     Setting(
@@ -172,6 +225,7 @@ SETTINGS = [
         evidence={
             "hung": _chord("keys evicted, volatile-lru", ["", "results on a server of their own"]),
         },
+        conditions="chords; their counters expire, so `volatile-lru` evicts them, too",
         pages=("06_hang_a_chord",),
     ),
     Setting(
@@ -193,8 +247,8 @@ SETTINGS = [
             ),
         },
         pages=("04_restart_the_broker", "06_hang_a_chord"),
-        conditions="a server that runs first gets `CONFIG SET appendonly yes`, as a restart with "
-        "the new line alone starts empty",
+        conditions="on a server that runs, first `CONFIG SET appendonly yes`: a restart with the "
+        "line alone starts empty",
     ),
     Setting(
         "`task_publish_retry_policy` with more `max_retries`",
@@ -215,7 +269,7 @@ SETTINGS = [
         Where.TRANSPORT,
         default="`{}` s",
         prevents="what a dead worker held comes back late: {late}",
-        costs="a message that is held longer runs again, beside itself",
+        costs="what is held longer runs again, beside itself",
         evidence={
             "late": _chord(
                 "worker killed, late ack, default visibility timeout",
@@ -223,11 +277,12 @@ SETTINGS = [
                 "late",
             ),
         },
-        conditions=f"{_SWEEPS}; with chords and late ack, above 21 s",
+        conditions=f"{_SWEEPS}: run one prefork worker beside them, on an unused queue. With "
+        "chords and late ack, not under half a minute",
         pages=("05_run_it_twice", "06_hang_a_chord"),
     ),
     Setting(
-        "`unacked_restore_interval=1`, `unacked_restore_throttle=1`",
+        "`unacked_restore_interval = 1`, `unacked_restore_throttle = 1`",
         ("unacked_restore_interval", "unacked_restore_throttle"),
         Where.TRANSPORT,
         default="`{}` s, `{}`",
@@ -252,22 +307,26 @@ SETTINGS = [
         Where.CELERY,
         default="`{}` s",
         prevents="a cold shutdown takes a part of a chord along, which hangs: {hung}",
-        costs="the worker stops up to that much later",
+        costs="the worker stops that much later whenever a task runs, and acknowledges nothing "
+        "meanwhile; an early-acked task that takes longer is lost",
         evidence={"hung": _chord("cold shutdown, early ack", ["", "worker_soft_shutdown_timeout"])},
-        conditions="SIGQUIT, or SIGTERM with `REMAP_SIGTERM=SIGQUIT`",
+        conditions="SIGQUIT, or SIGTERM where `REMAP_SIGTERM` is `SIGQUIT`; the platform's grace "
+        "period is the timeout and 5 s",
         pages=("02_crash_a_worker", "06_hang_a_chord"),
     ),
     Setting(
-        "`result_backend_always_retry=True`",
-        ("result_backend_always_retry",),
+        "`result_backend_always_retry = True`, up to `result_backend_max_retries`",
+        ("result_backend_always_retry", "result_backend_max_retries"),
         Where.CELERY,
+        default="`{}`, `{}`",
         prevents="a chord hangs when the results are away for a moment: {hung}",
-        costs="the worker waits for them",
+        costs="meanwhile its child waits, by default for ever",
         evidence={
             "hung": _chord(
                 "result server away while a part ends", ["", "result_backend_always_retry"]
             ),
         },
+        conditions="the results come back as they were",
         pages=("06_hang_a_chord",),
     ),
     Setting(
@@ -279,6 +338,7 @@ SETTINGS = [
         evidence={
             "hung": _chord("result_expires shorter than a part", ["", "result_chord_expires"])
         },
+        conditions="results in Redis",
         pages=("06_hang_a_chord",),
     ),
 ]

@@ -14,10 +14,11 @@ from typing import Any
 import nbformat
 import pytest
 
-from helpers.authoring import ROOT
+from helpers.authoring import ROOT, page_rules
 from tests.conftest import processes_in, wait_until_gone
 
 NOTEBOOK = "notebooks/03_evict_the_queue.ipynb"
+FIRST = "notebooks/00_start_here.ipynb"
 LAB = "labs/lab_06_hang_a_chord.ipynb"
 CURRENT = "window.jupyterapp?.shell.currentWidget"
 KERNEL = f"{CURRENT}?.sessionContext?.session?.kernel"
@@ -41,15 +42,11 @@ def course(tmp_path: Path) -> Path:
 @pytest.fixture
 def address(chromium: str, tmp_path: Path, course: Path) -> Iterator[str]:
     """The address of a running JupyterLab, ready to take the path of a notebook."""
-    settings = tmp_path / "settings"
-    news = settings / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    news.parent.mkdir(parents=True)
-    news.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # and no question about it
     private = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
     environment = {
         **os.environ,
         **{f"JUPYTER_{name}": str(tmp_path / name.lower()) for name in private},
-        "JUPYTERLAB_SETTINGS_DIR": str(settings),
+        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
         "IPYTHONDIR": str(tmp_path / "ipython"),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
@@ -187,6 +184,30 @@ def test_run_all_in_a_real_browser(address: str, tab: Any, tmp_path: Path) -> No
     }}"""
     assert tab.evaluate(ask) == str(before + 1)
     assert tab.locator(".widget-readout").last.inner_text() == str(before + 1)
+    assert tab.errors == []
+
+
+@pytest.mark.timeout(180)
+def test_an_answer_opens_folded_until_its_cell_runs(address: str, tab: Any, course: Path) -> None:
+    cells = nbformat.read(course / FIRST, as_version=4).cells
+    answers = [cell for cell in cells if page_rules.FOLDED in cell.metadata.get("tags", [])]
+    assert answers
+    open_notebook(tab, address, FIRST)
+    for answer in answers:
+        cell = code_cell(tab, answer.source)
+        cell.locator(".jp-OutputPlaceholder").wait_for(timeout=10_000)
+        assert cell.locator(".jp-OutputArea-output:visible").count() == 0
+    news = tab.get_by_text("official Jupyter news")
+    assert news.count() == 0, "a question that binder/overrides.json answers (make lab puts it)"
+
+    run(tab, "run-all-cells")
+    models = f"{CURRENT}.content.widgets.map(it => it.model).filter(it => it.type === 'code')"
+    wait(tab, f"{IDLE} && {models}.every(it => it.executionCount)", 90)
+    for answer in answers:
+        cell = code_cell(tab, answer.source)
+        cell.locator(".jp-OutputArea-output:visible").first.wait_for(timeout=10_000)
+        assert cell.locator(".jp-OutputPlaceholder").count() == 0
+    assert news.count() == 0
     assert tab.errors == []
 
 

@@ -189,6 +189,14 @@ def test_how_a_chord_stands(fake: FakeServer, lost: str, stands: tuple[str, floa
         assert chords.outcome(result, table, fake, fake) == ("fired", 0)
 
 
+def test_of_several_workflows_its_own_tasks_count() -> None:
+    """The parts, the links before them and the body; not what another chord has lost."""
+    chained = result_of("last", parent=result_of("link"))
+    table = counted(link="done", last="lost", third="done", body="queued", other="lost")
+    own = chords.own(chord_of(chained, result_of("third")), table)
+    assert list(own.index) == ["link", "last", "third", "body"]
+
+
 def test_a_chain_has_no_parts(fake: FakeServer) -> None:
     last = result_of("last", parent=result_of("link"))
     assert chords.outcome(last, counted(link="discarded"), fake, fake) == ("hung", math.inf)
@@ -242,6 +250,7 @@ LIVE = [
     "Redis · worker killed, early ack · send the lost parts again",
     "Redis · key .s deleted",
     "Redis · inner chord's part raises",
+    "Redis · inner chord's part raises · .on_error() on the chord, not on its body",
     "Redis · part's queue has no worker",
     "Redis · body has ignore_result",
     "Redis · middle expired",

@@ -11,10 +11,12 @@ from helpers import stored
 GRIDS = Path(__file__).parents[1] / "notebooks" / "grids"
 # The columns that make a cell, the number of cells, the runs in each.
 CELLS = {
-    "chord_cases": (["backend", "case", "fix"], 133, 5),
+    "acks_on_failure": (["setting", "end"], 8, 5),
+    "chord_cases": (["backend", "case", "fix"], 139, 5),
     "connection_breaks": (["fault", "window", "pool", "ack", "cancel_on_loss"], 28, 5),
     "crash_volume": (["orders"], 3, 20),
     "crash_worker": (["setting", "process", "moment"], 40, 20),
+    "eta_strands": (["eta_task_limit", "countdowns"], 6, 5),
     "evict_policies": (["policy", "idle_seconds"], 16, 10),
     "killed_in_a_sweep": (["killed", "mutex_expire"], 3, 5),
     "persistence": (["setting", "end"], 12, 20),
@@ -24,6 +26,7 @@ CELLS = {
     "redelivery_delay": (["cadence"], 2, 20),
     "restart_versions": (["celery", "kombu", "pool", "holds"], 28, 5),
     "restart_ways_out": (["way_out"], 4, 20),
+    "stop_worker": (["pool", "signal", "soft_timeout", "task_seconds", "ack"], 28, 5),
     "return_by_pool": (["pool", "load", "start", "cure"], 15, 5),
     "watchers_sweep": (["watcher", "worker_timeout", "watcher_timeout"], 18, 5),
 }

@@ -37,6 +37,7 @@ class Place:
         self.root.mkdir()
         for name in ("pyproject.toml", "requirements.txt", "requirements-dev.txt"):
             shutil.copy(ROOT / name, self.root)
+        shutil.copytree(ROOT / "binder", self.root / "binder")
         self.log = tmp_path / "log"
 
     def program(self, name: str, text: str) -> None:

@@ -63,6 +63,17 @@ def test_each_page_is_listed(place: str) -> None:
     assert [page.name for page in PLACES[place] if f"{page.name})" not in text] == []
 
 
+def test_the_readme_has_some_rows_of_the_list_of_symptoms() -> None:
+    """Word for word, so the two cannot contradict each other."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    _, _, table = readme.partition("## Something broke just now?")
+    rows = [line for line in table.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    first = nbformat.read(ROOT / f"notebooks/{notebooks.COVER}.ipynb", as_version=4)
+    listed = "\n".join(cell.source for cell in first.cells).splitlines()
+    assert len(rows) > 5
+    assert [row for row in rows if row.replace("(notebooks/", "(") not in listed] == []
+
+
 @pytest.mark.parametrize("place", ["README.md", "labs/workshop.md"])
 def test_each_lab_is_listed(place: str) -> None:
     text = (ROOT / place).read_text(encoding="utf-8")

@@ -39,7 +39,7 @@ def slider(monkeypatch: pytest.MonkeyPatch, shown: list[Any]) -> list[Any]:
 def test_no_prediction_until_the_slider_moves(slider: list[Any]) -> None:
     guess = predict("orders charged", 0, 200)
     assert guess.value is None
-    assert guess.text() is None and guess.text(5) is None
+    assert guess.text() == guess.text(5) == "no prediction: the slider was not moved"
     slider[0].value = 120
     assert guess.value == 120
     assert guess.text() == "you predicted 120"

@@ -11,10 +11,12 @@ from helpers.authoring import ROOT
 from helpers.settings import SETTINGS, Setting, Where, defaults, names_in
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.names[0])
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.shown)
 def test_a_row_is_whole(setting: Setting) -> None:
-    asked = {name for _, name, *_ in Formatter().parse(setting.prevents + setting.costs) if name}
-    assert asked == set(setting.evidence)
+    assert setting.prevents and setting.costs and setting.conditions
+    texts = setting.prevents + setting.costs + setting.conditions
+    counted = {name for _, name, *_ in Formatter().parse(texts) if name}
+    assert counted == set(setting.evidence)
     assert setting.pages and all((ROOT / f"notebooks/{p}.ipynb").exists() for p in setting.pages)
     assert all((ROOT / f"notebooks/grids/{r.grid}.py").exists() for r in setting.evidence.values())
 
@@ -26,7 +28,7 @@ def test_no_setting_stands_twice() -> None:
 
 def test_each_default_is_asked_for(stack: Stack) -> None:
     found = defaults(stack.redis)
-    assert set(found) == {name for setting in SETTINGS for name in setting.names}
+    assert set(found) == {name for setting in SETTINGS for name in setting.asked}
     assert found["task_acks_late"] == "False" and found["visibility_timeout"] == "3600"
     # Of what the private server sets itself, it could not say the default.
     assert not set(stack.redis.config) & set(names_in(Where.SERVER))

@@ -17,7 +17,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from helpers.authoring import ROOT
+from helpers.authoring import ROOT, page_rules
 
 # All but the README's neighbours .ci and .github.
 NOT_OURS = shutil.ignore_patterns(".git", ".[!cg]*", "_build", "__pycache__")
@@ -27,8 +27,22 @@ READ = (
     ("", "light", 1280),
     ("notebooks/03_evict_the_queue.html", "light", 1280),
     ("notebooks/03_evict_the_queue.html", "dark", 390),
+    ("notebooks/04_restart_the_broker.html", "dark", 1280),
+    ("notebooks/04_restart_the_broker.html", "light", 420),
+    ("notebooks/settings.html", "light", 1280),
+    ("notebooks/settings.html", "dark", 420),
+    ("CONTRIBUTING.html", "light", 1280),
     ("search.html?q=visibility+timeout", "light", 390),
 )
+# Code and tables that go on where their box ends. On a telephone a DataFrame may scroll in itself.
+CUT_OFF = """() => {
+    const narrow = innerWidth < 600;
+    const all = narrow ? "article pre, article table:not(.dataframe)" : "article :is(pre, table)";
+    const right = document.querySelector("main").getBoundingClientRect().right;
+    return [...document.querySelectorAll(all)].filter(it => it.offsetWidth && (
+        it.scrollWidth > it.clientWidth + 1 || it.getBoundingClientRect().right > right + 1
+    )).map(it => it.innerText.slice(0, 60));
+}"""
 HTML = Path("site") / "_build" / "html"
 
 
@@ -209,6 +223,19 @@ def address(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
+def test_an_answer_opens_folded(address: str, site: Path, tab: Any) -> None:
+    root = site.parents[len(HTML.parts) - 1]
+    cells = nbformat.read(root / "notebooks" / "00_start_here.ipynb", as_version=4).cells
+    answers = sum(page_rules.FOLDED in cell.metadata.get("tags", []) for cell in cells)
+    tab.goto(address + "notebooks/00_start_here.html")
+    toggles = tab.locator("article details")
+    assert toggles.count() == answers > 0
+    for toggle in toggles.all():
+        assert toggle.locator(".output:visible").count() == 0
+        toggle.locator("summary").click()
+        assert toggle.locator(".output:visible").count() > 0
+
+
 def test_everybody_can_read_it(address: str, tab: Any) -> None:
     axe_playwright = pytest.importorskip(
         "axe_playwright_python.sync_playwright", reason="not run: no axe-playwright-python"
@@ -219,12 +246,13 @@ def test_everybody_can_read_it(address: str, tab: Any) -> None:
     found = []
     for name, scheme, width in READ:
         tab.set_viewport_size({"width": width, "height": 900})
-        tab.emulate_media(color_scheme=scheme)
+        tab.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # no colour on its way
         tab.goto(address + name)
         if "search" in name:
             tab.wait_for_selector("#search-results li a:has-text('Run it twice')")
         if tab.evaluate("document.documentElement.scrollWidth") > width:
             found.append(f"{name} is wider than {width} pixels")
+        found += [f"{name} {width} is cut off: {it}" for it in tab.evaluate(CUT_OFF)]
         for wrong in axe.run(tab).response["violations"]:
             if wrong["impact"] in ("serious", "critical"):
                 found += [f"{name} {width} {wrong['id']} {it['target']}" for it in wrong["nodes"]]

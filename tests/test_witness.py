@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from celery.utils.dispatch import Signal
 
 from helpers import Stack
+from helpers.errors import StackError
 from helpers.ledger import Ledger, read
+from helpers.witness import _shortcut
 
 # In a process of its own: the witness changes the transport of whoever imports it.
 RETURN = """
@@ -121,3 +124,50 @@ def test_a_worker_is_ready_whatever_it_logs(stack: Stack) -> None:
     worker = stack.start_worker("--concurrency=1", "--loglevel=WARNING")
     assert "ready." not in worker.log.text
     assert stack.load("shop").add.delay(1, 1).get(timeout=10) == 2
+
+
+LISTENS = """
+from celery import Celery, signals
+from celery.utils.log import get_task_logger
+
+app = Celery("listens")
+logger = get_task_logger("listens")
+
+
+def heard(signal, **_):
+    logger.warning("heard %s", signal.name)
+    if app.conf.fails:
+        raise ValueError("of the application")
+
+
+for signal in (signals.task_received, signals.task_prerun, signals.task_postrun):
+    signal.connect(heard)
+
+
+@app.task
+def work():
+    pass
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_application_hears_its_own_signals_too(
+    stack: Stack, shop_directory: Path, fails: bool
+) -> None:
+    (shop_directory / "listens.py").write_text(f"{LISTENS}\napp.conf.fails = {fails}\n")
+    worker = stack.start_worker("--concurrency=1", app="listens")
+    stack.load("listens").work.delay()
+    assert stack.settle().counts == {"done": 1}
+    heard = [f"heard task_{event}" for event in ("received", "prerun", "postrun")]
+    assert [worker.log.text.count(line) for line in heard] == [1, 1, 1]
+
+
+def test_a_ledger_that_takes_no_line_harms_no_task(caplog: pytest.LogCaptureFixture) -> None:
+    signal = Signal(name="full")
+
+    @signal.connect(weak=False)
+    def full(**_: object) -> None:
+        raise StackError("the ledger takes no line")
+
+    assert _shortcut(signal, full)(sender=None) == []
+    assert "takes no line" in caplog.text

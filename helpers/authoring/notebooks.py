@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 
 from helpers.authoring import links
 from helpers.authoring.neutral import is_text, mapped, neutraliser, plain
-from helpers.authoring.page_rules import WIDGET, problems
+from helpers.authoring.page_rules import WIDGET, fold_answers, is_page, problems
 
 CELL_SECONDS = 300
 # The README shows the first figure of the first notebook.
@@ -148,6 +148,8 @@ def store(path: Path) -> list[str]:
     Raises NotebookFailed, and then the file is as it was.
     """
     notebook = normalise(execute(path))
+    if is_page(path.stem):
+        fold_answers(notebook)
     # Into another file first: an interruption leaves the old notebook whole.
     beside = path.with_name(f".{path.name}.new")
     try:

@@ -32,6 +32,7 @@ STEPS += ["Your turn", "In practice", "Further reading"]
 NEEDED = ("In practice", "Further reading")
 STEP = re.compile(rf"({'|'.join(STEPS)})\b")
 ASKS = re.compile(r"^(\w+) = predict\(", re.MULTILINE)
+FOLDED = "hide-output"  # https://myst-nb.readthedocs.io/en/latest/render/hiding.html
 
 
 def problems(notebook: NotebookNode, name: str) -> list[str]:
@@ -50,9 +51,14 @@ def problems(notebook: NotebookNode, name: str) -> list[str]:
         else:
             wrong += _one_part_problems(cell.source)
         found += [f"cell {number}: {text}" for text in wrong]
-    if name[:1].isdigit():
+    if is_page(name):
         found += _course_problems(notebook)
     return list(_unexcused(found, EXCEPTIONS.get(name, [])))
+
+
+def is_page(name: str) -> bool:
+    """Whether a notebook of this name is a page of the course."""
+    return name[:1].isdigit()
 
 
 def _unexcused(found: list[str], excused: list[str]) -> Iterator[str]:
@@ -127,23 +133,58 @@ def _row_problems(notebook: NotebookNode) -> Iterator[str]:
             yield f"cell {number}: {text}, {MAX_CODE_IN_A_ROW} at most without a sentence"
 
 
+def fold_answers(notebook: NotebookNode) -> None:
+    """What answers a question opens closed: nobody predicts what they can read.
+
+    In JupyterLab until the cell runs, and on the website. GitHub shows it.
+    https://nbformat.readthedocs.io/en/latest/format_description.html#cell-metadata
+    """
+    answering = list(_answering(notebook))
+    for cell in notebook.cells:
+        cell.metadata.pop("collapsed", None)  # JupyterLab's menus store both
+        cell.metadata.pop("jupyter", None)
+        tags = [tag for tag in cell.metadata.pop("tags", []) if tag != FOLDED]
+        if cell in answering and cell.outputs:
+            cell.metadata["jupyter"] = {"outputs_hidden": True}
+            tags.append(FOLDED)
+        if tags:
+            cell.metadata["tags"] = tags
+
+
+def _is_folded(cell: NotebookNode) -> bool:
+    in_lab = cell.metadata.get("jupyter", {}).get("outputs_hidden", False)
+    return in_lab and FOLDED in cell.metadata.get("tags", [])
+
+
+def _answering(notebook: NotebookNode) -> Iterator[NotebookNode]:
+    """The code cells from a question to the one that compares the prediction, and that one."""
+    for question, answer in _questions(notebook):
+        between = notebook.cells[question + 1 : answer + 1]
+        yield from (cell for cell in between if cell.cell_type == "code")
+
+
+def _questions(notebook: NotebookNode) -> Iterator[tuple[int, int]]:
+    """Where a prediction is asked for, and where it is compared: at the place itself if nowhere."""
+    codes = [(at, cell) for at, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    asked = [(at, match[1]) for at, cell in codes if (match := ASKS.search(cell.source))]
+    for (at, name), (end, _) in pairwise([*asked, (len(notebook.cells), "")]):
+        uses = (n for n, cell in codes if at < n < end and re.search(rf"\b{name}\b", cell.source))
+        yield at, next(uses, at)
+
+
 def _answer_problems(notebook: NotebookNode) -> Iterator[str]:
-    """From a question to the cell that compares the prediction, no assert tells the answer."""
-    asked, place = "", 0
+    """From a question to the cell that compares the prediction, nothing tells the answer."""
+    for question, answer in _questions(notebook):
+        if answer == question:
+            yield f"cell {question + 1}: a prediction that is never compared"
+    answering = list(_answering(notebook))
     for number, cell in enumerate(notebook.cells, start=1):
-        if cell.cell_type != "code":
+        if cell not in answering:
             continue
-        if question := ASKS.search(cell.source):
-            if asked:
-                yield f"cell {place}: a prediction that is never compared"
-            asked, place = question[1], number
-        elif asked:
-            if re.search(r"^\s*assert\b", cell.source, re.MULTILINE):
-                yield f"cell {number}: an assert beside the answer to a Predict, or before it"
-            if re.search(rf"\b{asked}\b", cell.source):
-                asked = ""
-    if asked:
-        yield f"cell {place}: a prediction that is never compared"
+        if re.search(r"^\s*assert\b", cell.source, re.MULTILINE):
+            yield f"cell {number}: an assert beside the answer to a Predict, or before it"
+        if cell.outputs and not _is_folded(cell):
+            yield f"cell {number}: its output is in sight of the question (make notebooks folds it)"
 
 
 def _one_part_problems(text: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 `make settings`. No count, default, version or date on that page is typed.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -17,24 +17,20 @@ GRIDS = ROOT / "notebooks" / "grids"
 PAGE = ROOT / "notebooks" / "settings.md"
 TEXT = """# The settings that survived
 
-What each setting prevents, what it costs, and where you can see both. *20/20 → 0/20* reads: in 20
-of 20 runs without it, in none of 20 with it.
+What each setting prevents, what it costs, and when it holds. *20/20 → 0/20* reads: in 20 of 20
+runs without it, in none of 20 with it. One arm alone is with it.
 
 Runs: {runs}; prefork pool; {dates}.
 Defaults: {parts}.
 
-| setting | default | prevents | costs | seen in |
-|---|---|---|---|---|
+| setting | prevents | costs | holds when |
+|---|---|---|---|
 {rows}
-
-Some rows hold only under conditions:
-
-{conditions}
 
 No line makes a task run exactly once. What comes back may run twice: make its effect safe to repeat
 ([05](05_run_it_twice.ipynb)). {transport} belong in
 `broker_transport_options`, the same for every worker. A managed Redis may start with other
-defaults: ask it, with `CONFIG GET`.
+defaults, and many refuse `CONFIG`: `INFO memory` tells its `maxmemory_policy`.
 """
 
 
@@ -45,11 +41,15 @@ class Grids:
         self._runs = {
             name: pd.read_csv(folder / f"{name}.csv", keep_default_na=False) for name in names
         }
-        self.every = pd.concat(self._runs.values())
+        self._counted: list[pd.DataFrame] = []
 
     def shown(self, runs: Runs) -> str:
         """One word for each arm, as "20/20 → 0/20". Raises ValueError for an arm without a run."""
         return " → ".join(self._arm(runs, arm) + runs.unit for arm in runs.arms)
+
+    def counted(self) -> pd.DataFrame:
+        """All runs that something was counted in: where they come from stands on the page."""
+        return pd.concat(self._counted)
 
     def _arm(self, runs: Runs, arm: Mapping[str, str]) -> str:
         some = self._runs[runs.grid]
@@ -57,6 +57,7 @@ class Grids:
             some = some[some[column] == value]
         if some.empty:
             raise ValueError(f"{runs.grid}.csv has no runs with {arm}")
+        self._counted.append(some)
         values = some.eval(runs.value)
         if runs.shown == "how often":
             return f"{values.sum()}/{len(values)}"
@@ -69,13 +70,14 @@ def page(default: Mapping[str, str], parts: Mapping[str, str], folder: Path = GR
     Raises ValueError when runs that it needs are gone.
     """
     grids = Grids(folder, sorted({name for setting in SETTINGS for name in _grids(setting)}))
-    days = grids.every["date"]
+    rows = "\n".join(_row(setting, default, grids) for setting in SETTINGS)
+    runs = grids.counted()
+    days = runs["date"]
     return TEXT.format(
-        runs=_versions({part: sorted(grids.every[part].unique()) for part in parts}),
+        runs=_versions({part: sorted(runs[part].unique()) for part in parts}),
         dates=" to ".join(sorted({days.min(), days.max()})),
         parts=_versions({part: [version] for part, version in parts.items()}),
-        rows="\n".join(_row(setting, default, grids) for setting in SETTINGS),
-        conditions="\n".join(_conditions()),
+        rows=rows,
         transport=_listed(names_in(Where.TRANSPORT)),
     )
 
@@ -84,21 +86,12 @@ def _row(setting: Setting, default: Mapping[str, str], grids: Grids) -> str:
     counts = {name: grids.shown(runs) for name, runs in setting.evidence.items()}
     seen = [f"[{page[:2]}]({page}.ipynb)" for page in setting.pages]
     seen += [f"[runs](grids/{grid}.csv)" for grid in _grids(setting)]
+    by_default = setting.default.format(*(default[name] for name in setting.asked))
     cells = [
-        setting.shown,
-        setting.default.format(*(default[name] for name in setting.names)),
-        setting.prevents.format(**counts),
-        setting.costs.format(**counts),
-        ", ".join(seen),
+        f"{setting.shown}<br>default: {by_default}<br>seen in: {', '.join(seen)}",
+        *(text.format(**counts) for text in (setting.prevents, setting.costs, setting.conditions)),
     ]
     return f"| {' | '.join(cells)} |"
-
-
-def _conditions() -> Iterator[str]:
-    bound = [setting for setting in SETTINGS if setting.conditions]
-    for text in dict.fromkeys(setting.conditions for setting in bound):
-        names = [name for setting in bound if setting.conditions == text for name in setting.names]
-        yield f"- {_listed(names)}: {text}."
 
 
 def _grids(setting: Setting) -> list[str]:

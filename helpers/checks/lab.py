@@ -90,8 +90,8 @@ class Check:
                 print(f"  {label}: {text}")
         if verdict.misconception:
             print(f"  a known trap: {verdict.misconception}")
-        if verdict.count is not None and prediction and (said := prediction.text(verdict.count)):
-            print(f"  {said}")
+        if verdict.count is not None and prediction:
+            print(f"  {prediction.text(verdict.count)}")
         if verdict.status == NOT_YET:
             print(f"  stuck? check.{self._exercise.name}.hint()")
         if not self._exercise.fates:

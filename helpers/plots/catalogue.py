@@ -16,6 +16,7 @@ _MEANING = {
     "hung": "nothing is left that could complete it",
     "stuck": "something is left, but no bounded event completes it",
     "late": "a bounded event will complete it",
+    "told": "hung, but its errback has run",
     "error": "it failed, and the caller is told",
     "fired": "the last task has run",
 }

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -19,31 +20,36 @@ _NOTE = "tick: one run · mark: their mean, with its 95 % interval (Student's t)
 _WIDE = 5.85  # inches: the axes
 
 Cells = dict[str, dict[float, pandas.Series]]  # series, x: the count of each run
-Bounds = dict[str, float]
+Bounds = Mapping[str, float]  # series: the most that a run may count
 
 
-def counts(runs: pandas.DataFrame, title: str, xlabel: str, ylabel: str) -> None:
+def counts(
+    runs: pandas.DataFrame,
+    title: str,
+    *,
+    x: str,
+    series: Sequence[str],
+    bounds: Mapping[str, float],
+    ylabel: str,
+) -> None:
     """Show the count of each run (a tick), and their mean with a 95 % interval.
 
-    One row a run: x (a number, the volume), series (at most four), count. `runs.attrs["bounds"]`
-    gives the upper bound of each series. The interval is Student's t, cut at zero; where all runs
-    are equal there is none. Raises ValueError without a run, with more series than there are
-    markers, or when a series has no bound.
+    One row a run. `x` is its column with the volume, a number; `series` are its columns with the
+    counts, at most four; `bounds` gives the upper bound of each. The interval is Student's t, cut
+    at zero; where all runs are equal there is none. Raises ValueError without a run or a series,
+    with more series than there are markers, or when one has no bound.
     """
-    cells: Cells = {
-        name: dict(list(some.groupby("x")["count"]))
-        for name, some in runs.groupby("series", sort=False)
-    }
-    if not 0 < len(cells) <= len(_MARKERS):
-        raise ValueError(f"counts() draws 1 to {len(_MARKERS)} series, got {len(cells)}")
-    bounds = {name: runs.attrs.get("bounds", {}).get(name) for name in cells}
-    if missing := [name for name in cells if bounds[name] is None]:
-        raise ValueError(f"runs.attrs['bounds'] has no bound for {missing}")
+    if runs.empty or not 0 < len(series) <= len(_MARKERS):
+        found = f"{len(series)} of {len(runs)} runs"
+        raise ValueError(f"counts() draws 1 to {len(_MARKERS)} series, got {found}")
+    if missing := [name for name in series if name not in bounds]:
+        raise ValueError(f"bounds has none for {missing}")
+    cells: Cells = {name: dict(list(runs.groupby(x)[name])) for name in series}
     with rc_context(theme.RC):
-        figure = _draw(cells, bounds, title, xlabel, ylabel)
+        figure = _draw(cells, bounds, title, x, ylabel)
     sentence = " · ".join(_range(name, cells[name], bounds[name]) for name in cells)
-    alt = f"{title}. Vertical: {ylabel}. Horizontal: {xlabel}. One tick a run. {sentence}."
-    show(figure, alt, sentence, _table(cells, xlabel))
+    alt = f"{title}. Vertical: {ylabel}. Horizontal: {x}. One tick a run. {sentence}."
+    show(figure, alt, sentence, _table(cells, x))
 
 
 def _interval(values: pandas.Series) -> tuple[float, float]:

@@ -55,7 +55,7 @@ class Prediction(Protocol):
 def fates(*outcomes: Outcome, prediction: Prediction | None = None) -> None:
     """Show what became of each task, one panel an outcome: two side by side, more stacked.
 
-    Prints the sentence of each outcome, and what the reader predicted if they did.
+    Prints the sentence of each outcome, and what the reader predicted.
     Raises ValueError without an outcome.
     """
     if not outcomes:
@@ -65,11 +65,11 @@ def fates(*outcomes: Outcome, prediction: Prediction | None = None) -> None:
         figure = _draw(outcomes, each)
     several = len(outcomes) > 1
     sentences = [f"{o.title}: {o.sentence}" if several else o.sentence for o in outcomes]
-    guess = prediction.text() if prediction else None
+    guess = f" · {prediction.text()}" if prediction else ""
     show(
         figure,
         alt=_alt(outcomes, each),
-        sentence="\n".join(sentences) + (f" · {guess}" if guess else ""),
+        sentence="\n".join(sentences) + guess,
         table=_table(outcomes),
     )
 

@@ -28,20 +28,23 @@ _TIMES, _NONE = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 _LEFT, _LABELS, _GAP, _SPACE = 0.12, 0.84, 0.16, 0.04
 _BLOCK, _LINE, _EDGE, _FOOT = 0.7, 0.17, 0.09, 0.62
 
+# Setting, process, moment: one row for each distinct result, and `n` for its runs.
 Results = dict[tuple[str, str, str], pandas.DataFrame]
 
 
-def survival(cells: pandas.DataFrame, title: str) -> None:
+def survival(runs: pandas.DataFrame, title: str, note: str = "") -> None:
     """Show, for each setting (row) and moment of the kill (column), what became of one order.
 
-    One row for each distinct result of a cell: setting, process (a group of columns), moment, fate
-    (right after the kill), charged (how often, in the end), n (runs with this result). Rows and
-    columns come in the order of their first row; a moment that a process never has gets no column.
-    Raises ValueError without a row, for an unknown fate, or for more than MOST_COLUMNS columns.
+    One row a run: setting, process (a group of columns), moment, fate (right after the kill),
+    charged (how often, in the end). Rows and columns come in the order of their first row; a moment
+    that a process never has gets no column. A `note` stands below. Raises ValueError without a row,
+    for an unknown fate, or for more than MOST_COLUMNS columns.
     """
-    unknown = set(cells["fate"]) - set(theme.FATES)
+    unknown = set(runs["fate"]) - set(theme.FATES)
     if unknown:
         raise ValueError(f"no symbol for {sorted(unknown)}: the fates are {', '.join(theme.FATES)}")
+    keys = ["setting", "process", "moment", "fate", "charged"]
+    cells = runs.groupby(keys, sort=False).size().reset_index(name="n")
     results: Results = {
         key: some.sort_values("n", ascending=False, kind="stable")
         for key, some in cells.groupby(["setting", "process", "moment"], sort=False)
@@ -51,13 +54,13 @@ def survival(cells: pandas.DataFrame, title: str) -> None:
         raise ValueError(f"survival() draws 1 to {MOST_COLUMNS} columns, got {len(columns)}")
     table = _table(results, list(columns.items()))
     with rc_context(theme.RC):
-        figure = _draw(results, table, title)
+        figure = _draw(results, table, title, note)
     sentence = _sentence(results)
-    alt = f"{title}. Survival grid, {sentence}. The table has each cell."
+    alt = f"{title}. Survival grid, {sentence}. The table has each cell." + f" {note}" * bool(note)
     show(figure, alt, sentence, table)
 
 
-def _draw(results: Results, table: pandas.DataFrame, title: str) -> Figure:
+def _draw(results: Results, table: pandas.DataFrame, title: str, note: str) -> Figure:
     title, above = wrapped(title)
     processes = list(table.columns.unique(0))
     room = theme.WIDTH - 2 * _LEFT - _LABELS - _GAP * (len(processes) - 1)
@@ -67,9 +70,11 @@ def _draw(results: Results, table: pandas.DataFrame, title: str) -> Figure:
     most = [max(len(some) for key, some in results.items() if key[0] == s) for s in table.index]
     foot = head + 0.55 + sum(most) * _BLOCK + len(most) * _SPACE
 
-    figure = Figure(figsize=(theme.WIDTH, foot + _FOOT))
+    notes = [_NOTE, *textwrap.wrap(note, 100)]
+    high = foot + _FOOT + (len(notes) - 1) * _LINE
+    figure = Figure(figsize=(theme.WIDTH, high))
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, theme.WIDTH), ylim=(foot + _FOOT, 0))
+    axes.set(xlim=(0, theme.WIDTH), ylim=(high, 0))
     axes.axis("off")
     axes.text(_LEFT, 0.1, title, **theme.TITLE)
     middle: dict[str, Any] = {"ha": "center", "va": "center"}
@@ -92,6 +97,9 @@ def _draw(results: Results, table: pandas.DataFrame, title: str) -> Figure:
                 axes.text(x + wide / 2, top + deep / 2, _NONE, color=theme.QUIET, **middle)
             top += deep + _SPACE
     _legend(axes, foot + 0.2, holes=len(results) < table.size)
+    for number, line in enumerate(notes):
+        y = foot + 0.46 + number * _LINE
+        axes.text(_LEFT, y, line, va="center", size=8.5, color=theme.QUIET)
     return figure
 
 
@@ -129,7 +137,6 @@ def _legend(axes: Axes, y: float, holes: bool) -> None:
         x += 0.38 + 0.078 * len(words) + 0.2
     if holes:
         axes.text(x, y + 0.01, f"{_NONE}  cannot happen", va="center", size=9)
-    axes.text(_LEFT, y + 0.26, _NOTE, va="center", size=8.5, color=theme.QUIET)
 
 
 def _sentence(results: Results) -> str:

@@ -19,6 +19,7 @@ from chord import folklore, polling, runs
 from chord.canvases import (
     EXPIRED,
     PARCEL,
+    alarmed,
     behind,
     beside,
     chord_as_body,
@@ -73,6 +74,7 @@ from chord.shop import (
     DIES_BEFORE_BODY,
     DIES_BEFORE_COUNT,
     LATE,
+    ON_HEADER,
     ONE,
     OWN,
     PATIENT,
@@ -85,6 +87,9 @@ from chord.shop import (
 )
 from helpers.faults import evict
 from helpers.trials import Row, measure
+
+ON_CHORD = ".on_error() on the chord, not on its body"
+ON_PARTS = "the same, on each part too"
 
 KILLED = Case(
     "worker killed, early ack", SILENT, "hung", four, kill_and_replace, conf=QUICK, n=HEADLINE_RUNS
@@ -373,6 +378,7 @@ HANGS: list[Case] = [
         {
             "return an error value": {"canvas": inner("tell")},
             "backend tells the outer chord": {"source": TELL_OUTER, "expected": "error"},
+            ON_CHORD: {"canvas": alarmed(inner("fail")), "expected": "told", "alone": True},
         },
     ),
     *family(
@@ -380,6 +386,7 @@ HANGS: list[Case] = [
         {
             "return an error value": {"canvas": grouped("tell")},
             "backend tells the outer chord": {"source": TELL_OUTER, "expected": "error"},
+            ON_CHORD: {"canvas": alarmed(grouped("fail")), "expected": "told", "alone": True},
         },
     ),
     *family(
@@ -393,6 +400,15 @@ HANGS: list[Case] = [
         {
             "return an error value": {"canvas": beside(task("splits", "shop.tell"))},
             "backend tells the outer chord": {"source": TELL_OUTER, "expected": "error"},
+            ON_CHORD: {
+                "canvas": alarmed(beside(task("splits", "shop.fail"))),
+                "expected": "hung",
+            },
+            ON_PARTS: {
+                "canvas": alarmed(beside(task("splits", "shop.fail"))),
+                "conf": ON_HEADER,
+                "expected": "told",
+            },
         },
     ),
     *family(
@@ -400,6 +416,17 @@ HANGS: list[Case] = [
         {
             "return an error value": {"canvas": with_body("tell", chord_as_body)},
             "backend tells the inner body": {"source": TELL_OUTER, "expected": "error"},
+            ON_CHORD: {
+                "canvas": alarmed(with_body("fail", chord_as_body)),
+                "expected": "hung",
+                "alone": True,
+            },
+            ON_PARTS: {
+                "canvas": alarmed(with_body("fail", chord_as_body)),
+                "conf": ON_HEADER,
+                "expected": "told",
+                "alone": True,
+            },
         },
     ),
     # --- nobody consumes

@@ -88,6 +88,33 @@ def test_each_fault_of_a_page_of_the_course_is_found(fault: str) -> None:
     assert page_rules.problems(page, "lab_99_one") == []
 
 
+ANSWER = (19, 21)  # of the page's code cells: from the question to what compares, counted from 1
+
+
+def test_the_answer_of_a_page_is_folded_and_nothing_else() -> None:
+    page = course()
+    for cell in page.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [stream("lost: 3")]
+            cell.metadata = {"tags": ["mine", page_rules.FOLDED], "collapsed": True}
+    found = page_rules.problems(page, "99_one")
+    said = "its output is in sight of the question (make notebooks folds it)"
+    assert found == [f"cell {number}: {said}" for number in ANSWER]
+    for _ in range(2):  # twice is once
+        page_rules.fold_answers(page)
+        assert page_rules.problems(page, "99_one") == []
+        for number, cell in enumerate(page.cells, start=1):
+            folded = {"jupyter": {"outputs_hidden": True}, "tags": ["mine", page_rules.FOLDED]}
+            if cell.cell_type == "code":
+                assert cell.metadata == (folded if number in ANSWER else {"tags": ["mine"]})
+
+
+def test_a_cell_without_output_has_nothing_to_fold() -> None:
+    page = course()
+    page_rules.fold_answers(page)
+    assert all(not cell.metadata for cell in page.cells)
+
+
 def test_a_file_may_be_longer_than_other_code() -> None:
     assert page_rules.problems(notebook(source="%%writefile x\n" + "1\n" * 29), "one") == []
 

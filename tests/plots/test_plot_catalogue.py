@@ -99,6 +99,13 @@ def test_a_fix_that_does_not_always_end_does_not_count(page: Page) -> None:
     assert "with a fix, 0 of the 3" in page.sentence
 
 
+def test_a_hang_whose_errback_ran_has_not_ended(page: Page) -> None:
+    told = (SILENT, "queue purged", "fix", "an errback", "told", [9.0])
+    plots.catalogue(runs((SILENT, "queue purged", "broken", None, "hung", [10]), told), "title")
+    assert symbols(page) == {"hung": 1, "told": 1} and "told 1/1" in page.words()
+    assert "with a fix, 0 of the 1" in page.sentence
+
+
 def test_controls_have_no_column_for_a_fix(page: Page) -> None:
     plots.catalogue(CONTROLS, "title")
     assert page.sentence == "2 controls: 1 error, 1 fired"

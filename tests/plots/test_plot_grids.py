@@ -16,8 +16,10 @@ CHILD, WORKER = "pool child killed", "whole worker killed"
 
 
 def cells(*rows: tuple[str, str, str, str, int, int]) -> pandas.DataFrame:
+    """The runs of these results, the last number of each being how many there are."""
     columns = ["setting", "process", "moment", "fate", "charged", "n"]
-    return pandas.DataFrame(rows, columns=columns)
+    table = pandas.DataFrame(rows, columns=columns)
+    return table.loc[table.index.repeat(table.pop("n").to_numpy())]
 
 
 SMALL = cells(
@@ -29,11 +31,13 @@ SMALL = cells(
     ("late ack", WORKER, "running", "duplicated", 25, 20),
 )
 
+RESULTS = SMALL.drop_duplicates()
+
 
 def test_survival_shows_each_result_with_its_symbol(page: Page) -> None:
     plots.survival(SMALL, "title")
     (axes,) = page.figure.axes
-    assert Counter(line.get_gid() for line in axes.lines) == Counter(SMALL["fate"])
+    assert Counter(line.get_gid() for line in axes.lines) == Counter(RESULTS["fate"])
     words = Counter(page.words())
     assert [words[f"charged {times}{TIMES}"] for times in (0, 1, 25)] == [2, 3, 1]
     assert [words[share] for share in ("20/20", "18/20", "2/20")] == [4, 1, 1]
@@ -64,7 +68,7 @@ def test_survival_counts_its_cells_in_one_sentence(page: Page) -> None:
         "1 charged differently from run to run"
     )
     assert page.alt == f"title. Survival grid, {page.sentence}. The table has each cell."
-    plots.survival(SMALL.iloc[:2], "title")
+    plots.survival(SMALL.iloc[:40], "title")
     assert page.sentence == (
         "2 cells: 1 charged exactly once, 1 never charged, 0 charged more than once"
     )
@@ -74,7 +78,7 @@ def test_survival_marks_what_cannot_happen(page: Page) -> None:
     plots.survival(SMALL, "title")
     assert page.words().count(NONE) == 1 and f"{NONE} cannot happen" in page.words()
     assert page.table.loc["late ack", (CHILD, "running")] == NONE
-    plots.survival(SMALL.iloc[:4], "title")
+    plots.survival(SMALL.iloc[:60], "title")
     assert not any(NONE in text for text in page.words())
 
 
@@ -94,6 +98,13 @@ def test_survival_fits_four_settings_and_eight_columns(page: Page) -> None:
     assert list(page.table.columns) == columns
 
 
+def test_survival_says_a_note_of_its_own_below(page: Page) -> None:
+    plots.survival(SMALL, "title", "*fetched* is staged. " * 10)
+    assert page.alt.endswith("The table has each cell. " + "*fetched* is staged. " * 10)
+    assert sum("staged" in words for words in page.words()) > 1  # in lines
+    check_legible(page.figure)
+
+
 def test_survival_refuses_what_it_cannot_draw(page: Page) -> None:
     with pytest.raises(ValueError, match=r"no symbol for \['eaten'\]: the fates are done"):
         plots.survival(cells(("a", CHILD, "running", "eaten", 0, 1)), "title")
@@ -106,55 +117,53 @@ def test_survival_refuses_what_it_cannot_draw(page: Page) -> None:
 # counts
 
 
-def runs(counts: dict[tuple[int, str], list[int]], **bounds: float) -> pandas.DataFrame:
-    rows = [(x, series, count) for (x, series), some in counts.items() for count in some]
-    frame = pandas.DataFrame(rows, columns=["x", "series", "count"])
-    frame.attrs["bounds"] = bounds
-    return frame
+def runs(counts: dict[int, dict[str, list[int]]]) -> pandas.DataFrame:
+    tables = [pandas.DataFrame(some).assign(orders=x) for x, some in counts.items()]
+    return pandas.concat(tables, ignore_index=True)
 
 
 TWO = runs(
     {
-        (100, "lost"): [4] * 5,
-        (400, "lost"): [4, 3, 4],
-        (100, "stranded"): [10, 11, 12],
-        (400, "stranded"): [1, 3],
-    },
-    lost=4,
-    stranded=16,
+        100: {"lost": [4, 4], "stranded": [10, 12]},
+        400: {"lost": [4, 3, 4], "stranded": [1, 3, 2]},
+    }
 )
+BOUNDS = {"lost": 4, "stranded": 16}
+
+
+def draw(frame: pandas.DataFrame, bounds: dict[str, int], *series: str) -> None:
+    plots.counts(frame, "title", x="orders", series=series, bounds=bounds, ylabel="a kill")
 
 
 def test_counts_draw_a_tick_for_each_run_and_none_hides_another(page: Page) -> None:
-    plots.counts(TWO, "title", "tasks queued", "tasks")
+    draw(TWO, BOUNDS, *BOUNDS)
     (axes,) = page.figure.axes
     ticks = [line for line in axes.lines if line.get_gid() == "run"]
     places = [place for line in ticks for place in zip(*line.get_data(), strict=True)]
-    assert Counter(y for _, y in places) == Counter(TWO["count"])
+    assert Counter(y for _, y in places) == Counter([*TWO["lost"], *TWO["stranded"]])
     assert len(set(places)) == len(places)
     assert axes.get_ylim()[0] == 0 and list(axes.get_xticks()) == [100, 400]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("orders", "a kill")
     check_legible(page.figure)
 
 
 def test_counts_show_the_mean_and_its_interval(page: Page) -> None:
-    plots.counts(TWO, "title", "tasks queued", "tasks")
+    draw(TWO, BOUNDS, *BOUNDS)
     (axes,) = page.figure.axes
     means = [line for line in axes.lines if line.get_gid() == "mean"]
     assert [line.get_ydata()[0] for line in means] == pytest.approx([4, 11 / 3, 11, 2])
     assert len({line.get_marker() for line in means}) == 2
     # Student's t for 0.975: 4.303 with two degrees of freedom, 12.706 with one.
     assert page.table.to_dict() == {
-        "lost": {100: "4.0 (all equal), n 5", 400: "3.7 (2.2-5.1), n 3"},
-        "stranded": {100: "11.0 (8.5-13.5), n 3", 400: "2.0 (0.0-14.7), n 2"},
+        "lost": {100: "4.0 (all equal), n 2", 400: "3.7 (2.2-5.1), n 3"},
+        "stranded": {100: "11.0 (0.0-23.7), n 2", 400: "2.0 (0.0-4.5), n 3"},
     }
     assert any("no bar: all runs equal" in text for text in page.words())
 
 
 def test_counts_label_each_bound_even_where_two_are_equal(page: Page) -> None:
-    for bounds in ({"lost": 4, "stranded": 16}, {"lost": 16, "stranded": 16}):
-        frame = TWO.copy()
-        frame.attrs["bounds"] = bounds
-        plots.counts(frame, "title", "tasks queued", "tasks")
+    for bounds in (BOUNDS, {"lost": 16, "stranded": 16}):
+        draw(TWO, bounds, *bounds)
         dashed = [line for line in page.figure.axes[0].lines if line.get_linestyle() == "--"]
         assert [line.get_ydata()[0] for line in dashed] == list(bounds.values())
         assert {f"at most {bound} {name}" for name, bound in bounds.items()} <= set(page.words())
@@ -162,24 +171,24 @@ def test_counts_label_each_bound_even_where_two_are_equal(page: Page) -> None:
 
 
 def test_counts_tell_the_range_and_what_broke_the_bound(page: Page) -> None:
-    plots.counts(TWO, "title", "tasks queued", "tasks")
+    draw(TWO, BOUNDS, *BOUNDS)
     assert page.sentence == (
         "lost: 4 at 100, 3 to 4 at 400 (bound 4) · "
         "stranded: 10 to 12 at 100, 1 to 3 at 400 (bound 16)"
     )
     assert page.sentence in page.alt
-    plots.counts(runs({(1000, "lost"): [2, 7]}, lost=4), "title", "x", "y")
+    draw(runs({1000: {"lost": [2, 7]}}), BOUNDS, "lost")
     assert page.sentence == "lost: 2 to 7 at 1,000 (1 of 2 runs above the bound of 4)"
     assert page.figure.axes[0].get_ylim()[1] > 7
 
 
 def test_counts_refuse_what_they_cannot_draw(page: Page) -> None:
-    with pytest.raises(ValueError, match="1 to 4 series, got 0"):
-        plots.counts(runs({}), "title", "x", "y")
-    with pytest.raises(ValueError, match="1 to 4 series, got 5"):
-        plots.counts(runs({(1, series): [1] for series in "abcde"}), "title", "x", "y")
-    with pytest.raises(ValueError, match=r"no bound for \['lost'\]"):
-        plots.counts(runs({(1, "lost"): [1]}, stranded=4), "title", "x", "y")
+    with pytest.raises(ValueError, match="1 to 4 series, got 1 of 0 runs"):
+        draw(TWO.iloc[:0], BOUNDS, "lost")
+    with pytest.raises(ValueError, match="1 to 4 series, got 5 of 5 runs"):
+        draw(TWO, BOUNDS, *"abcde")
+    with pytest.raises(ValueError, match=r"bounds has none for \['lost'\]"):
+        draw(TWO, {"stranded": 4}, "lost")
 
 
 # executions

@@ -188,10 +188,13 @@ def test_title_is_the_finding_and_math_signs_stay_text(page: Page) -> None:
     assert "$5 of $9 are lost" in page.words()
 
 
-def test_prediction_ends_the_sentence_only_when_made(page: Page) -> None:
+def test_the_prediction_ends_the_sentence(page: Page) -> None:
     prediction = Prediction()
-    plots.fates(outcome(["done"]), prediction=prediction)
+    plots.fates(outcome(["done"]))
     assert page.sentence == "survived · 1 accepted"
+    plots.fates(outcome(["done"]), prediction=prediction)
+    said = "survived · 1 accepted · no prediction: the slider was not moved"
+    assert page.sentence == said
     prediction.value = 120
     plots.fates(outcome(["done"]), prediction=prediction)
     assert page.sentence == "survived · 1 accepted · you predicted 120"

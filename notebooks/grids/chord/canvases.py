@@ -66,6 +66,11 @@ def chord_as_body(shop: ModuleType) -> Any:
     return chord([shop.charge.si(1), shop.charge.si(2)], shop.total.s())
 
 
+def alarmed(canvas: Canvas) -> Canvas:
+    """With an errback on the chord itself, not on its body."""
+    return lambda shop: canvas(shop).on_error(shop.alarm.s())
+
+
 def limited(shop: ModuleType) -> Any:
     body = shop.total.s().set(time_limit=2, soft_time_limit=1)
     return chord([shop.charge.s(n, 0.5) for n in range(4)], body)

@@ -74,6 +74,10 @@ def asks():
 def splits(self, part):
     raise self.replace(group(app.signature(part, args=(n,)) for n in range(2)))
 
+@task
+def alarm(task_id=None):  # an errback on a part of a header gets none
+    pass
+
 @task(ignore_result=True)
 def unstored(order):
     return order
@@ -94,6 +98,7 @@ QUICK: dict[str, Any] = {
 }
 LATE = {**QUICK, "task_acks_late": True}
 DEDUPLICATE = {**LATE, "worker_deduplicate_successful_tasks": True}
+ON_HEADER = {"task_allow_error_cb_on_chord_header": True}
 PILL = {"task_acks_late": True, "task_reject_on_worker_lost": True}
 IMPATIENT = {
     "broker_transport_options": {**QUICK["broker_transport_options"], "visibility_timeout": 1}
