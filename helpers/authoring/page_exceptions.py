@@ -19,28 +19,4 @@ EXCEPTIONS: dict[str, list[str]] = {
         "an assert beside the answer to a Predict, or before it",
         "an assert beside the answer to a Predict, or before it",
     ],
-<<<<<<< HEAD
-    "06_hang_a_chord": [
-        "3 parts, one at most: Your turn, In practice, Further reading",
-        "46 cells, 45 at most",
-        "1770 words, 1500 at most",
-        "7 lines in the median code cell, 5 at most",
-        "the first of 4 code cells in a row, 2 at most without a sentence",
-=======
-    "05_run_it_twice": [
-        "4 parts, one at most: What you counted, Your turn, In practice, Further reading",
-        "47 cells, 45 at most",
-        "1584 words, 1500 at most",
-        "5.5 lines in the median code cell, 5 at most",
->>>>>>> p06
-        "the first of 4 code cells in a row, 2 at most without a sentence",
-        "the first of 3 code cells in a row, 2 at most without a sentence",
-        "the first of 3 code cells in a row, 2 at most without a sentence",
-        "an assert beside the answer to a Predict, or before it",
-<<<<<<< HEAD
-=======
-        "an assert beside the answer to a Predict, or before it",
-        "an assert beside the answer to a Predict, or before it",
->>>>>>> p06
-    ],
 }
