@@ -229,13 +229,13 @@ def tasks(*rows: tuple[float, int]) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=["seconds", "starts"])
 
 
-def draw(runs: pandas.DataFrame, title: str = "title") -> None:
+def draw_executions(runs: pandas.DataFrame, title: str = "title") -> None:
     columns = {"duration": "seconds", "executions": "starts"}
     plots.executions(runs, title, **columns, timeout=2, period=1)
 
 
 def test_executions_draw_a_dot_for_each_task_and_none_hides_another(page: Page) -> None:
-    draw(tasks(*[(5, 2)] * 20, (5, 3), (1, 1)))
+    draw_executions(tasks(*[(5, 2)] * 20, (5, 3), (1, 1)))
     (axes,) = page.figure.axes
     (dots,) = [line for line in axes.lines if line.get_label() == "one task"]
     places = {(round(x, 6), round(y, 6)) for x, y in zip(*dots.get_data(), strict=True)}
@@ -256,7 +256,7 @@ def test_executions_draw_a_dot_for_each_task_and_none_hides_another(page: Page) 
 
 
 def test_executions_mark_what_the_mechanism_does_not_allow(page: Page) -> None:
-    draw(tasks((1, 1), (1, 2), (5, 9)), "A title " * 20)
+    draw_executions(tasks((1, 1), (1, 2), (5, 9)), "A title " * 20)
     (wrong,) = [
         line for line in page.figure.axes[0].lines if line.get_label() == "one task, outside"
     ]
@@ -266,7 +266,7 @@ def test_executions_mark_what_the_mechanism_does_not_allow(page: Page) -> None:
 
 
 def test_executions_draw_the_band_that_expected_gives(page: Page) -> None:
-    draw(tasks((1, 1), (9, 5)))
+    draw_executions(tasks((1, 1), (9, 5)))
     low, high = page.figure.axes[0].lines[:2]
     for x, bottom, top in zip(low.get_xdata(), low.get_ydata(), high.get_ydata(), strict=True):
         assert (round(bottom), round(top)) == expected(2 * x, timeout=2, period=1)
@@ -275,4 +275,4 @@ def test_executions_draw_the_band_that_expected_gives(page: Page) -> None:
 
 def test_executions_need_a_task(page: Page) -> None:
     with pytest.raises(ValueError, match="no task"):
-        draw(tasks())
+        draw_executions(tasks())
