@@ -4,7 +4,7 @@
 # make labs         run the labs' solutions, store them, and make the pages of the exercises
 # make test-labs    every answer to every lab, right and wrong, live, ten times (two hours)
 # make test-draws   applications that nobody chose, judged by other means than ours (ten minutes)
-# make grids        measure again what the notebooks show as stored (two hours)
+# make grids        measure again what the notebooks show as stored (three hours)
 # make settings     write the settings page from what make grids measured
 # make test-next    run the notebooks with the newest celery, kombu and redis
 # make site         the course as web pages, in site/_build/html
@@ -62,8 +62,9 @@ test-draws:
 	@sh helpers/make_env.sh dev
 	@$(python) -m helpers.authoring.draws --n $(N) $(if $(SEED),--seed $(SEED))
 
+# dev: two grids compare pools that only requirements-dev.txt installs.
 grids:
-	@sh helpers/make_env.sh lab
+	@sh helpers/make_env.sh dev
 	@failed=; for grid in $(GRIDS); do \
 		$(python) "$$grid" $(GRIDS_ARGS) || { [ $$? = 130 ] && exit 130; failed="$$failed $$grid"; }; \
 	done; \
