@@ -94,7 +94,7 @@ else
     .venv/bin/python -m pip install --disable-pip-version-check -r "$requirements"
 fi
 
-# Without a question about Jupyter's news in front of the first page.
+# No question about Jupyter's news in front of the first page; a link to a .md file shows it as a page.
 mkdir -p .venv/share/jupyter/lab/settings
 cp binder/overrides.json .venv/share/jupyter/lab/settings
 

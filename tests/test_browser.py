@@ -199,6 +199,13 @@ def test_an_answer_opens_folded_until_its_cell_runs(address: str, tab: Any, cour
         assert cell.locator(".jp-OutputArea-output:visible").count() == 0
     news = tab.get_by_text("official Jupyter news")
     assert news.count() == 0, "a question that binder/overrides.json answers (make lab puts it)"
+    link = tab.locator(".jp-Notebook a", has_text="The list of symptoms")
+    tab.evaluate(
+        f"() => {{ {CURRENT}.content.scrollToItem({CURRENT}.content.widgets.length - 5) }}"
+    )
+    link.click()
+    tab.locator(".jp-MarkdownViewer table").first.wait_for(timeout=10_000)
+    open_notebook(tab, address, FIRST)
 
     run(tab, "run-all-cells")
     models = f"{CURRENT}.content.widgets.map(it => it.model).filter(it => it.type === 'code')"
