@@ -16,6 +16,7 @@ CELLS = {
     "crash_volume": (["orders"], 3, 20),
     "crash_worker": (["setting", "process", "moment"], 40, 20),
     "evict_policies": (["policy", "idle_seconds"], 16, 10),
+    "full_redis": (["ack", "broker_channel_error_retry"], 4, 5),
     "persistence": (["setting", "end"], 12, 20),
     "persistence_cost": (["setting"], 4, 20),
     "producer_outage": (["case", "setting"], 45, 5),
