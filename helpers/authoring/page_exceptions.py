@@ -30,14 +30,6 @@ EXCEPTIONS: dict[str, list[str]] = {
         "an assert beside the answer to a Predict, or before it",
         "an assert beside the answer to a Predict, or before it",
     ],
-    "03_evict_the_queue": [
-        "3 parts, one at most: Your turn, In practice, Further reading",
-        "53 cells, 45 at most",
-        "1717 words, 1500 at most",
-        "the first of 3 code cells in a row, 2 at most without a sentence",
-        "an assert beside the answer to a Predict, or before it",
-        "an assert beside the answer to a Predict, or before it",
-    ],
     "05_run_it_twice": [
         "4 parts, one at most: What you counted, Your turn, In practice, Further reading",
         "47 cells, 45 at most",
