@@ -11,12 +11,6 @@ EXCEPTIONS: dict[str, list[str]] = {
         "## Fix, prove: a step is called Fix, or Fix: and its subject",
         "the first of 3 code cells in a row, 2 at most without a sentence",
     ],
-    "01_follow_one_task": [
-        "2 parts, one at most: Explain, What is in Redis while tasks wait",
-        "4 parts, one at most: Fix, prove, Your turn, In practice, Further reading",
-        "## Fix, prove: a step is called Fix, or Fix: and its subject",
-        "the first of 3 code cells in a row, 2 at most without a sentence",
-    ],
     "02_crash_a_worker": [
         "3 parts, one at most: Your turn, In practice, Further reading",
         "53 cells, 45 at most",
