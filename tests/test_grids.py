@@ -72,6 +72,15 @@ def test_each_way_out_of_the_restart_is_one() -> None:
     assert (runs["done"].eq(runs["orders"]) == runs["way_out"].ne("none")).all()
 
 
+def test_what_a_worker_does_on_a_full_redis() -> None:
+    """With the setting it lives and goes on. Without, it exits; late ack may leave it idle."""
+    runs = pd.read_csv(GRIDS / "full_redis.csv")
+    retry, late = runs["broker_channel_error_retry"], runs["ack"] == "late ack"
+    assert runs.loc[retry, "lives"].all() and not runs.loc[~retry & ~late, "lives"].any()
+    idle = runs["queued"] > 0
+    assert (idle == runs["lives"] & ~retry).all() and (runs["done"] < runs["accepted"]).all()
+
+
 def test_what_persistence_gives_back() -> None:
     """A machine that is lost takes the last second of *everysec*; no end takes more than that."""
     runs = pd.read_csv(GRIDS / "persistence.csv")
