@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -45,15 +45,18 @@ def interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def tally(runs: pd.DataFrame, hit: str, label: str, group: str) -> pd.DataFrame:
+def tally(
+    runs: pd.DataFrame, hit: str, label: str, group: str, names: Mapping[Any, str] | None = None
+) -> pd.DataFrame:
     """How often the column `hit` is true, with its interval, for each `label` and `group`.
 
-    Columns label, group, k, n, low, high: what `plots.rates` draws.
+    `names` says in words what a value of `group` is. Columns label, group, k, n, low, high: what
+    `plots.rates` draws.
     """
     rows = []
     for (name, series), some in runs.groupby([label, group], sort=False):
         k, n = int(some[hit].astype(bool).sum()), len(some)
-        rows.append([name, series, k, n, *interval(k, n)])
+        rows.append([name, names[series] if names else series, k, n, *interval(k, n)])
     return pd.DataFrame(rows, columns=["label", "group", "k", "n", "low", "high"])
 
 

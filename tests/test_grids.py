@@ -18,6 +18,7 @@ CELLS = {
     "crash_worker": (["setting", "process", "moment"], 40, 20),
     "eta_strands": (["eta_task_limit", "countdowns"], 6, 5),
     "evict_policies": (["policy", "idle_seconds"], 16, 10),
+    "full_redis": (["ack", "broker_channel_error_retry"], 4, 5),
     "killed_in_a_sweep": (["killed", "mutex_expire"], 3, 5),
     "persistence": (["setting", "end"], 12, 20),
     "persistence_cost": (["setting"], 4, 20),
@@ -26,8 +27,8 @@ CELLS = {
     "redelivery_delay": (["cadence"], 2, 20),
     "restart_versions": (["celery", "kombu", "pool", "holds"], 28, 5),
     "restart_ways_out": (["way_out"], 4, 20),
-    "stop_worker": (["pool", "signal", "soft_timeout", "task_seconds", "ack"], 28, 5),
     "return_by_pool": (["pool", "load", "start", "cure"], 15, 5),
+    "stop_worker": (["pool", "signal", "soft_timeout", "task_seconds", "ack"], 28, 5),
     "watchers_sweep": (["watcher", "worker_timeout", "watcher_timeout"], 18, 5),
 }
 
@@ -126,6 +127,15 @@ def test_a_lock_that_is_left_stops_the_sweeps_until_it_expires() -> None:
     assert runs.loc[left, "lock_expires_in"].between(290, 300).all()
     assert runs.loc[left, "still_stranded"].eq(runs.loc[left, "stranded_at_the_kill"]).all()
     assert runs["stranded_at_the_kill"].gt(0).all() and runs["still_stranded"].gt(0).eq(left).all()
+
+
+def test_what_a_worker_does_on_a_full_redis() -> None:
+    """With the setting it lives and goes on. Without, it exits; late ack may leave it idle."""
+    runs = pd.read_csv(GRIDS / "full_redis.csv")
+    retry, late = runs["broker_channel_error_retry"], runs["ack"] == "late ack"
+    assert runs.loc[retry, "lives"].all() and not runs.loc[~retry & ~late, "lives"].any()
+    idle = runs["queued"] > 0
+    assert (idle == runs["lives"] & ~retry).all() and (runs["done"] < runs["accepted"]).all()
 
 
 def test_what_persistence_gives_back() -> None:

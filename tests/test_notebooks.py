@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers.authoring import ROOT, links, notebooks, page_exceptions, page_rules
+from helpers.authoring import ROOT, links, notebooks, page_rules
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -14,10 +14,6 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: pat
 @every_notebook
 def test_stored_notebook_has_no_problems(path: Path) -> None:
     assert page_rules.problems(nbformat.read(path, as_version=4), path.stem) == []
-
-
-def test_each_exception_is_of_a_page_that_is_there() -> None:
-    assert set(page_exceptions.EXCEPTIONS) <= {path.stem for path in NOTEBOOKS}
 
 
 PAGES = NOTEBOOKS + [

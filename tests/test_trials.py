@@ -14,9 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from helpers import interval, stored, trials
+from helpers import interval, stored, tally, trials
 from helpers.trials import Case, Row, measure
 from tests.conftest import processes_in
 
@@ -43,6 +44,17 @@ def test_interval_is_never_certain() -> None:
 def test_no_rate(k: int, n: int) -> None:
     with pytest.raises(ValueError, match="is no rate"):
         interval(k, n)
+
+
+def test_tally_counts_each_label_in_each_group_by_its_name() -> None:
+    runs = pd.DataFrame(
+        {"policy": ["lru"] * 3 + ["ttl"], "idle": [1.5, 1.5, 300, 1.5], "lost": [200, 0, 200, 0]}
+    )
+    table = tally(runs, hit="lost", label="policy", group="idle", names={1.5: "fresh", 300: "idle"})
+    seen = table[["label", "group", "k", "n"]].to_numpy().tolist()
+    assert seen == [["lru", "fresh", 1, 2], ["lru", "idle", 1, 1], ["ttl", "fresh", 0, 1]]
+    assert tuple(table.loc[0, ["low", "high"]]) == interval(1, 2)
+    assert set(tally(runs, hit="lost", label="policy", group="idle")["group"]) == {1.5, 300}
 
 
 # --- measure ------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """What keeps a stored notebook from being fit to read.
 
-Some rules hold for every notebook, some only for the numbered pages of the course. What today's
-pages may still do stands in page_exceptions.py.
+Some rules hold for every notebook, some only for the numbered pages of the course.
 """
 
 import re
@@ -13,7 +12,6 @@ import nbformat
 from nbformat import NotebookNode
 
 from helpers.authoring.neutral import ABSOLUTE, BASE64, machine_names, plain, texts_of
-from helpers.authoring.page_exceptions import EXCEPTIONS
 
 MAX_KB = 400
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -36,10 +34,7 @@ FOLDED = "hide-output"  # https://myst-nb.readthedocs.io/en/latest/render/hiding
 
 
 def problems(notebook: NotebookNode, name: str) -> list[str]:
-    """What keeps the notebook called `name` from being fit to read. Empty when it is.
-
-    One line each, and one for each exception of this page that it no longer needs.
-    """
+    """What keeps the notebook called `name` from being fit to read. Empty when it is."""
     prose = _prose(notebook)
     found = [*_page_problems(notebook), *_heading_problems(prose), *_prose_problems(prose)]
     executed = 0
@@ -53,24 +48,12 @@ def problems(notebook: NotebookNode, name: str) -> list[str]:
         found += [f"cell {number}: {text}" for text in wrong]
     if is_page(name):
         found += _course_problems(notebook)
-    return list(_unexcused(found, EXCEPTIONS.get(name, [])))
+    return found
 
 
 def is_page(name: str) -> bool:
     """Whether a notebook of this name is a page of the course."""
     return name[:1].isdigit()
-
-
-def _unexcused(found: list[str], excused: list[str]) -> Iterator[str]:
-    left = list(excused)
-    for text in found:
-        # Without its cell's number, which changes with every cell before it.
-        rule = re.sub(r"^cell \d+: ", "", text)
-        if rule in left:
-            left.remove(rule)
-        else:
-            yield text
-    yield from (f"no longer so, take it out of page_exceptions.py: {text}" for text in left)
 
 
 def _prose(notebook: NotebookNode) -> str:

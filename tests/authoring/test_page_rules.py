@@ -117,22 +117,3 @@ def test_a_cell_without_output_has_nothing_to_fold() -> None:
 
 def test_a_file_may_be_longer_than_other_code() -> None:
     assert page_rules.problems(notebook(source="%%writefile x\n" + "1\n" * 29), "one") == []
-
-
-@pytest.fixture
-def excused(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = ["no ## In practice", "an assert beside the answer to a Predict, or before it"]
-    monkeypatch.setitem(page_rules.EXCEPTIONS, "99_one", lines)
-
-
-def test_an_exception_excuses_one_problem_wherever_it_is(excused: None) -> None:
-    page = PAGE.replace("## In practice", "## At work").replace("kill()", "assert kill()")
-    assert page_rules.problems(course(page), "99_one") == []
-    more = course(page.replace("outcome = settle()", "assert settle().lost"))
-    assert len(page_rules.problems(more, "99_one")) == 1
-    assert len(page_rules.problems(more, "98_two")) == 3
-
-
-def test_an_exception_that_is_not_needed_is_a_problem(excused: None) -> None:
-    found = page_rules.problems(course(PAGE.replace("kill()", "assert kill()")), "99_one")
-    assert found == ["no longer so, take it out of page_exceptions.py: no ## In practice"]
