@@ -200,8 +200,8 @@ SETTINGS = [
         ("maxmemory-policy",),
         Where.SERVER,
         prevents="a cache evicts the queue (`allkeys-lru`): {evicted}",
-        costs="when it is full, publishes are refused and by default workers exit; a cache "
-        "that shared it had {refused} writes a run refused",
+        costs="when it is full, publishes are refused, and workers exit: {exits} with "
+        "`broker_channel_error_retry`; a cache that shared it had {refused} writes a run refused",
         evidence={
             "evicted": Runs(
                 "evict_policies",
@@ -211,9 +211,17 @@ SETTINGS = [
             "refused": Runs(
                 "evict_policies", "cache_writes_refused", ({"policy": "noeviction"},), "median"
             ),
+            "exits": Runs(
+                "full_redis",
+                "not lives",
+                tuple(
+                    {"ack": "early ack", "broker_channel_error_retry": retry}
+                    for retry in ("False", "True")
+                ),
+            ),
         },
-        conditions="the cache has moved out first. `maxmemory 0` is no way round: then the "
-        "system's OOM killer ends Redis",
+        conditions="the cache has moved out first. With `maxmemory 0` the system's OOM killer "
+        "ends Redis",
         pages=("03_evict_the_queue",),
     ),
     Setting(

@@ -31,6 +31,7 @@ READ = (
     ("notebooks/04_restart_the_broker.html", "light", 420),
     ("notebooks/settings.html", "light", 1280),
     ("notebooks/settings.html", "dark", 420),
+    ("notebooks/symptoms.html", "light", 420),
     ("CONTRIBUTING.html", "light", 1280),
     ("search.html?q=visibility+timeout", "light", 390),
 )

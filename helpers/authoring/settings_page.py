@@ -54,7 +54,7 @@ class Grids:
     def _arm(self, runs: Runs, arm: Mapping[str, str]) -> str:
         some = self._runs[runs.grid]
         for column, value in arm.items():
-            some = some[some[column] == value]
+            some = some[some[column].astype(str) == value]
         if some.empty:
             raise ValueError(f"{runs.grid}.csv has no runs with {arm}")
         self._counted.append(some)
