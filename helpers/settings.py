@@ -216,7 +216,6 @@ SETTINGS = [
                 "not lives",
                 ({"ack": "early ack", "broker_channel_error_retry": "False"},),
             ),
-            ),
         },
         conditions="the cache has moved out first. With `maxmemory 0` the system's OOM killer "
         "ends Redis",
