@@ -200,8 +200,8 @@ SETTINGS = [
         ("maxmemory-policy",),
         Where.SERVER,
         prevents="a cache evicts the queue (`allkeys-lru`): {evicted}",
-        costs="when it is full, publishes are refused and by default workers exit: {exits}; a cache "
-        "that shared it had {refused} writes a run refused",
+        costs="when it is full, publishes are refused and by default workers exit: {exits}; a "
+        "cache that shared it had {refused} writes a run refused",
         evidence={
             "evicted": Runs(
                 "evict_policies",
