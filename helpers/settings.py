@@ -155,8 +155,8 @@ SETTINGS = [
             "repeated": _child_killed(_DONE, "charged == 2", _RETRY),
             "whole": _worker_killed(_RUNNING, "fate == 'lost'", _RETRY),
         },
-        conditions="prefork, a child dies; with the whole worker the task is lost all the same: "
-        "{whole}",
+        conditions="prefork, a child dies; with the whole worker an early-acked task is "
+        "lost all the same: {whole}",
         pages=("02_crash_a_worker",),
     ),
     Setting(
