@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from nbformat import NotebookNode, write
-from nbformat.v4 import new_output
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from helpers.authoring import notebooks, page_rules
 from tests.authoring.pages import notebook, picture, stream
@@ -76,6 +76,16 @@ def test_storing_runs_in_the_notebooks_folder(
     assert "found it" in path.read_text()
     assert [entry.name for entry in path.parent.glob("*.ipynb*")] == ["one.ipynb"]
     assert "stored" in capsys.readouterr().out
+
+
+def test_storing_a_page_folds_its_answer_and_no_other_notebook(tmp_path: Path) -> None:
+    ask = "from helpers import predict\nguess = predict('lost', 0, 3)"
+    cells = [new_code_cell(source) for source in (ask, "print('before')", "print(guess)")]
+    for name, folded in (("99_page", 2), ("lab_99", 0)):
+        path = tmp_path / f"{name}.ipynb"
+        write(new_notebook(cells=cells), path)
+        notebooks.store(path)
+        assert path.read_text().count("outputs_hidden") == folded
 
 
 @pytest.mark.parametrize(
