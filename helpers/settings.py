@@ -155,8 +155,8 @@ SETTINGS = [
             "repeated": _child_killed(_DONE, "charged == 2", _RETRY),
             "whole": _worker_killed(_RUNNING, "fate == 'lost'", _RETRY),
         },
-        conditions="prefork, a child dies; with the whole worker an early-acked task is "
-        "lost all the same: {whole}",
+        conditions="from Celery 5.7; prefork, a child dies; with the whole worker an early-acked "
+        "task is lost all the same: {whole}",
         pages=("02_crash_a_worker",),
     ),
     Setting(
@@ -253,7 +253,7 @@ SETTINGS = [
         },
         pages=("04_restart_the_broker", "06_hang_a_chord"),
         conditions="on a server that runs, first `CONFIG SET appendonly yes`: a restart with the "
-        "line alone starts empty",
+        "line alone loses all",
     ),
     Setting(
         "`task_publish_retry_policy` with more `max_retries`",

@@ -18,7 +18,7 @@ PAGE = ROOT / "notebooks" / "settings.md"
 TEXT = """# The settings that survived
 
 What each setting prevents, what it costs, and when it holds. *20/20 → 0/20* reads: in 20 of 20
-runs without it, in none of 20 with it. One arm alone is with it.
+runs without it, in none of 20 with it. A single number is with it.
 
 Runs: {runs}; prefork pool; {dates}.
 Defaults: {parts}.
@@ -29,7 +29,7 @@ Defaults: {parts}.
 
 No line makes a task run exactly once. What comes back may run twice: make its effect safe to repeat
 ([05](05_run_it_twice.ipynb)). {transport} belong in
-`broker_transport_options`, the same for every worker. A managed Redis may start with other
+`broker_transport_options`, the same in every application. A managed Redis may start with other
 defaults, and many refuse `CONFIG`: `INFO memory` tells its `maxmemory_policy`.
 """
 
