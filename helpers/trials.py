@@ -11,10 +11,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import date
 from functools import cache
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from typing import Any
 
 import pandas as pd
 
+from helpers import reaper
 from helpers.stack import Stack
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +59,24 @@ def tally(
         k, n = int(some[hit].astype(bool).sum()), len(some)
         rows.append([name, names[series] if names else series, k, n, *interval(k, n)])
     return pd.DataFrame(rows, columns=["label", "group", "k", "n", "low", "high"])
+
+
+@contextmanager
+def directory_with(**sources: str) -> Iterator[Path]:
+    """A private directory for one run, with its applications: `shop=SHOP` writes shop.py there."""
+    here = reaper.private_directory()
+    try:
+        for name, source in sources.items():
+            (here / f"{name}.py").write_text(source)
+        yield here
+    finally:
+        reaper.remove(here)
+
+
+def fate_columns(fates: pd.Series, names: Iterable[str]) -> dict[str, int]:
+    """How many of `fates`, a word a task, are each of `names`, and how many are none of them."""
+    counts = {name: int((fates == name).sum()) for name in names}
+    return {**counts, "other": len(fates) - sum(counts.values())}
 
 
 def provenance(stack: Stack) -> dict[str, str]:

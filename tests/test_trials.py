@@ -403,3 +403,19 @@ def test_what_is_stored_says_where_it_comes_from(
     assert stored("grid")["lost"].tolist() == [1]
     first = "stored: 1 runs · 2026-11-20 · Redis 7.0 · Celery 5.7.0 · kombu 5.7.0"
     assert capsys.readouterr().out.startswith(first + said.removeprefix("5.7.0"))
+
+
+def test_a_run_has_a_directory_of_its_own_and_leaves_none() -> None:
+    with pytest.raises(KeyError), trials.directory_with(shop="a = 1\n", other="b = 2\n") as here:
+        files = {path.name: path.read_text() for path in here.iterdir()}
+        raise KeyError
+    assert files == {"shop.py": "a = 1\n", "other.py": "b = 2\n"}
+    assert not here.exists()
+
+
+def test_fates_are_counted_by_name_and_the_rest_together() -> None:
+    fates = pd.Series(["done", "lost", "done", "failed", "queued"])
+    assert trials.fate_columns(fates, ("done", "stranded", "lost")) == {
+        **{"done": 2, "stranded": 0, "lost": 1},
+        "other": 2,
+    }

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from itertools import product
 
-from helpers import Stack, private_directory, reaper
-from helpers.trials import Case, Row, measure, provenance
+from helpers import Stack
+from helpers.trials import Case, Row, directory_with, measure, provenance
 
 ENDS = {"raises": "refuse", "hard time limit": "hang"}
 LATE = {"task_acks_late": True}
@@ -49,30 +49,28 @@ def batches(n: int) -> Iterator[list[Case]]:
 def fail(batch: list[Case]) -> Iterator[Row]:
     """One run: one worker, one task, what is left of it."""
     [case] = batch
-    here = private_directory()
     settings = SETTINGS[case["setting"]]
-    (here / "shop.py").write_text(SHOP.format(settings=settings, limit=LIMIT))
-    try:
-        with Stack(here, name="acks") as stack:
-            stack.start_worker("--concurrency=1")
-            shop = stack.load("shop")
-            order = getattr(shop, ENDS[case["end"]]).delay(0)
-            stack.wait_until(lambda: order.state == "FAILURE", "failed")
-            time.sleep(WATCHED)
-            waiting = sum(list(ids).count(order.id) for ids in stack.redis.queued().values())
-            held = sum(entry.task_id == order.id for entry in stack.redis.unacked())
-            yield {
-                **case,
-                "seconds_watched": WATCHED,
-                "time_limit": LIMIT,
-                "received": stack.ledger.count("received"),
-                "state": order.state,
-                "in_queue": waiting,
-                "in_unacked": held,
-                **provenance(stack),
-            }
-    finally:
-        reaper.remove(here)
+    with (
+        directory_with(shop=SHOP.format(settings=settings, limit=LIMIT)) as here,
+        Stack(here, name="acks") as stack,
+    ):
+        stack.start_worker("--concurrency=1")
+        shop = stack.load("shop")
+        order = getattr(shop, ENDS[case["end"]]).delay(0)
+        stack.wait_until(lambda: order.state == "FAILURE", "failed")
+        time.sleep(WATCHED)
+        waiting = sum(list(ids).count(order.id) for ids in stack.redis.queued().values())
+        held = sum(entry.task_id == order.id for entry in stack.redis.unacked())
+        yield {
+            **case,
+            "seconds_watched": WATCHED,
+            "time_limit": LIMIT,
+            "received": stack.ledger.count("received"),
+            "state": order.state,
+            "in_queue": waiting,
+            "in_unacked": held,
+            **provenance(stack),
+        }
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from itertools import product
 
-from helpers import Stack, lens, private_directory, reaper
+from helpers import Stack, lens
 from helpers.faults import cut_connections, down
 from helpers.process import poll
-from helpers.trials import Case, Row, measure, provenance
+from helpers.trials import Case, Row, directory_with, fate_columns, measure, provenance
 from helpers.worker import Worker
 from restart.shop import ON_DISK
 
@@ -71,43 +71,39 @@ def cut(batch: list[Case]) -> Iterator[Row]:
     """One run: orders, two of them running and others held, the fault, the fates."""
     [case] = batch
     number, prefetched = WINDOWS[case["window"]]
-    here = private_directory()
     late, cancel = case["ack"] == "late ack", case["cancel_on_loss"]
-    (here / "shop.py").write_text(SHOP.format(late=late, cancel=cancel))
-    try:
-        with Stack(here, redis=ON_DISK, backend=None, name="breaks") as stack:
-            worker = stack.start_worker(f"--pool={case['pool']}", f"--concurrency={AT_ONCE}")
-            shop = stack.load("shop")
-            orders = [shop.charge.delay(order, SECONDS) for order in range(number)]
-            stack.wait_until(lambda: stack.ledger.count("started") == AT_ONCE, "running")
-            # Late, what runs counts among what is held.
-            held = prefetched + AT_ONCE if late and case["window"] == ROOM else prefetched
-            stack.wait_until(lambda: len(stack.redis.unacked()) == held, f"holding {held}")
-            break_connection(stack, worker, case["fault"])
-            outcome = stack.settle(timeout=40)
-            new = shop.charge.delay(number, 0)
-            consumes = poll(lambda: new.id in {e["id"] for e in stack.ledger.of("finished")}, 15)
-            table = outcome.table.loc[[order.id for order in orders]]
-            fates = table["fate"].value_counts()
-            known = lens.running(shop.app, timeout=2) if worker.alive else set()
-            yield {
-                **case,
-                "orders": number,
-                "running": AT_ONCE,
-                "held_before": held,
-                "lives": worker.alive,
-                "consumes_again": consumes,
-                "starts": int(table["starts"].sum()),
-                "finishes": int(table["finishes"].sum()),
-                "most_starts": int(table["starts"].max()),
-                **{name: int(fates.get(name, 0)) for name in FATES},
-                "other": int(len(table) - sum(fates.get(name, 0) for name in FATES)),
-                "held_and_known": sum(e.task_id in known for e in stack.redis.unacked()),
-                "verdict": outcome.verdict,
-                **provenance(stack),
-            }
-    finally:
-        reaper.remove(here)
+    with (
+        directory_with(shop=SHOP.format(late=late, cancel=cancel)) as here,
+        Stack(here, redis=ON_DISK, backend=None, name="breaks") as stack,
+    ):
+        worker = stack.start_worker(f"--pool={case['pool']}", f"--concurrency={AT_ONCE}")
+        shop = stack.load("shop")
+        orders = [shop.charge.delay(order, SECONDS) for order in range(number)]
+        stack.wait_until(lambda: stack.ledger.count("started") == AT_ONCE, "running")
+        # Late, what runs counts among what is held.
+        held = prefetched + AT_ONCE if late and case["window"] == ROOM else prefetched
+        stack.wait_until(lambda: len(stack.redis.unacked()) == held, f"holding {held}")
+        break_connection(stack, worker, case["fault"])
+        outcome = stack.settle(timeout=40)
+        new = shop.charge.delay(number, 0)
+        consumes = poll(lambda: new.id in {e["id"] for e in stack.ledger.of("finished")}, 15)
+        table = outcome.table.loc[[order.id for order in orders]]
+        known = lens.running(shop.app, timeout=2) if worker.alive else set()
+        yield {
+            **case,
+            "orders": number,
+            "running": AT_ONCE,
+            "held_before": held,
+            "lives": worker.alive,
+            "consumes_again": consumes,
+            "starts": int(table["starts"].sum()),
+            "finishes": int(table["finishes"].sum()),
+            "most_starts": int(table["starts"].max()),
+            **fate_columns(table["fate"], FATES),
+            "held_and_known": sum(e.task_id in known for e in stack.redis.unacked()),
+            "verdict": outcome.verdict,
+            **provenance(stack),
+        }
 
 
 if __name__ == "__main__":

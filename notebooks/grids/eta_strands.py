@@ -8,9 +8,9 @@ Writes eta_strands.csv beside this file: one row a run. Three minutes on two cor
 from collections.abc import Iterator
 from itertools import product
 
-from helpers import Stack, private_directory, reaper
+from helpers import Stack
 from helpers.process import poll
-from helpers.trials import Case, Row, measure, provenance
+from helpers.trials import Case, Row, directory_with, fate_columns, measure, provenance
 
 LIMITS, COUNTDOWNS = {"no limit": None, "16": 16, "64": 64}, (50, 200)
 RUNS, COUNTDOWN, PATIENCE = 5, 600, 3.0
@@ -48,33 +48,29 @@ def held(stack: Stack) -> int:
 def strand(batch: list[Case]) -> Iterator[Row]:
     """One run: the countdowns, one worker, one order without a countdown, the kill."""
     [case] = batch
-    here = private_directory()
-    (here / "shop.py").write_text(SHOP.format(limit=LIMITS[case["eta_task_limit"]]))
-    try:
-        with Stack(here, backend=None, name="eta") as stack:
-            worker = stack.start_worker("--concurrency=1")
-            shop = stack.load("shop")
-            for order in range(case["countdowns"]):
-                shop.remind.apply_async((order,), countdown=COUNTDOWN)
-            before = held(stack)
-            order = shop.charge.delay(0)
-            passed = poll(lambda: stack.ledger.count("finished"), timeout=PATIENCE)
-            worker.kill()
-            outcome = stack.settle(timeout=5, quiet=0.2)
-            reminders = outcome.table.drop(index=order.id)["fate"].value_counts()
-            yield {
-                **case,
-                "concurrency": 1,
-                "prefetch_multiplier": 4,  # the default of worker_prefetch_multiplier
-                "held": before,
-                "order_without_countdown": "done" if passed else "waits",
-                "stranded": int(reminders.get("stranded", 0)),
-                "queued": int(reminders.get("queued", 0)),
-                "other": int(reminders.drop(["stranded", "queued"], errors="ignore").sum()),
-                **provenance(stack),
-            }
-    finally:
-        reaper.remove(here)
+    with (
+        directory_with(shop=SHOP.format(limit=LIMITS[case["eta_task_limit"]])) as here,
+        Stack(here, backend=None, name="eta") as stack,
+    ):
+        worker = stack.start_worker("--concurrency=1")
+        shop = stack.load("shop")
+        for order in range(case["countdowns"]):
+            shop.remind.apply_async((order,), countdown=COUNTDOWN)
+        before = held(stack)
+        order = shop.charge.delay(0)
+        passed = poll(lambda: stack.ledger.count("finished"), timeout=PATIENCE)
+        worker.kill()
+        outcome = stack.settle(timeout=5, quiet=0.2)
+        reminders = outcome.table.drop(index=order.id)["fate"]
+        yield {
+            **case,
+            "concurrency": 1,
+            "prefetch_multiplier": 4,  # the default of worker_prefetch_multiplier
+            "held": before,
+            "order_without_countdown": "done" if passed else "waits",
+            **fate_columns(reminders, ("stranded", "queued")),
+            **provenance(stack),
+        }
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from itertools import product
 
 from celery import Celery
 
-from helpers import Stack, private_directory, reaper
+from helpers import Stack
 from helpers.process import poll
-from helpers.trials import Case, Row, measure, provenance
+from helpers.trials import Case, Row, directory_with, fate_columns, measure, provenance
 
 RUNS, FULL_FOR, ROOM = 5, 10.0, "100mb"
 ACKS = ["early ack", "late ack"]
@@ -59,39 +59,35 @@ def publish(app: Celery) -> tuple[int, int]:
 def fill(batch: list[Case]) -> Iterator[Row]:
     """One run: a full Redis, room, and what became of the orders."""
     [case] = batch
-    here = private_directory()
     late, retry = case["ack"] == "late ack", case["broker_channel_error_retry"]
-    (here / "shop.py").write_text(SHOP.format(late=late, retry=retry))
-    try:
-        with Stack(here, redis=REDIS, backend=None, name="full") as stack:
-            worker = stack.start_worker("--concurrency=1")
-            accepted, refused = publish(stack.load("shop").app)
-            poll(lambda: not worker.alive, timeout=10)  # it may be about to end
-            lives, code = worker.alive, worker.exit_code
-            finished = stack.ledger.count("finished")
-            stack.redis.config_set("maxmemory", ROOM)
-            if not lives:
-                stack.start_worker("--concurrency=1")
-            outcome = stack.settle(timeout=90, quiet=5)
-            table = outcome.table[outcome.table["accepted"]]
-            fates = table["fate"].value_counts()
-            ran = table["finishes"] > 0
-            yield {
-                **case,
-                "accepted": accepted,
-                "refused": refused,
-                "lives": lives,
-                "exit_code": code,
-                "finished_before_room": finished,
-                **{name: int(fates.get(name, 0)) for name in FATES},
-                "other": int(len(table) - sum(fates.get(name, 0) for name in FATES)),
-                "in_unacked": len(stack.redis.unacked()),
-                "ran_and_in_unacked": int((ran & (table["place"] == "unacked")).sum()),
-                "verdict": outcome.verdict,
-                **provenance(stack),
-            }
-    finally:
-        reaper.remove(here)
+    with (
+        directory_with(shop=SHOP.format(late=late, retry=retry)) as here,
+        Stack(here, redis=REDIS, backend=None, name="full") as stack,
+    ):
+        worker = stack.start_worker("--concurrency=1")
+        accepted, refused = publish(stack.load("shop").app)
+        poll(lambda: not worker.alive, timeout=10)  # it may be about to end
+        lives, code = worker.alive, worker.exit_code
+        finished = stack.ledger.count("finished")
+        stack.redis.config_set("maxmemory", ROOM)
+        if not lives:
+            stack.start_worker("--concurrency=1")
+        outcome = stack.settle(timeout=90, quiet=5)
+        table = outcome.table[outcome.table["accepted"]]
+        ran = table["finishes"] > 0
+        yield {
+            **case,
+            "accepted": accepted,
+            "refused": refused,
+            "lives": lives,
+            "exit_code": code,
+            "finished_before_room": finished,
+            **fate_columns(table["fate"], FATES),
+            "in_unacked": len(stack.redis.unacked()),
+            "ran_and_in_unacked": int((ran & (table["place"] == "unacked")).sum()),
+            "verdict": outcome.verdict,
+            **provenance(stack),
+        }
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ import time
 from collections.abc import Iterator
 from itertools import product
 
-from helpers import Stack, private_directory, reaper
+from helpers import Stack
 from helpers.faults import kill_between_sweeps
 from helpers.process import poll
-from helpers.trials import Case, Row, measure, provenance
+from helpers.trials import Case, Row, directory_with, measure, provenance
 from helpers.worker import Worker
+from sweep.stranded import EVERY_SECOND
 
 IN, BETWEEN = "in a sweep", "between sweeps"
 EXPIRES = {"default": None, "5 s": 5}  # unacked_mutex_expire
@@ -82,41 +83,35 @@ def sweep(batch: list[Case]) -> Iterator[Row]:
     expire = EXPIRES[case["mutex_expire"]]
     options = {
         "visibility_timeout": TIMEOUT,
-        "unacked_restore_interval": 1,
-        "unacked_restore_throttle": 1,
+        **EVERY_SECOND,
         **({"unacked_mutex_expire": expire} if expire else {}),
     }
-    here = private_directory()
-    (here / "shop.py").write_text(SHOP.format(options=options))
-    (here / "holder.py").write_text(SHOP.format(options={}))
     unused = ("--concurrency=1", "--queues=unused")
-    try:
-        with Stack(here, backend=None, name="sweeps") as stack:
-            shop = stack.load("shop")
-            for order in range(MESSAGES):
-                shop.charge.apply_async((order,), countdown=3600)
-            if case["killed"] == BETWEEN:
-                kill_between_sweeps(stack, stack.start_worker(*unused, app="shop"))
-                strand(stack)
-            else:
-                strand(stack)
-                kill_in_sweep(stack, stack.start_worker(*unused, app="shop"))
-            killed, left, before = time.monotonic(), lock(stack), held(stack)
-            stack.start_worker(*unused, app="shop")
-            poll(lambda: not held(stack), killed + WATCHED - time.monotonic(), pause=0.05)
-            after, seconds = held(stack), time.monotonic() - killed
-            yield {
-                **case,
-                "messages": MESSAGES,
-                "stranded_at_the_kill": before,
-                "lock_expires_in": None if left is None else round(left, 1),
-                "watched": WATCHED,
-                "still_stranded": after,
-                "seconds_until_all_back": None if after else round(seconds, 1),
-                **provenance(stack),
-            }
-    finally:
-        reaper.remove(here)
+    sources = {"shop": SHOP.format(options=options), "holder": SHOP.format(options={})}
+    with directory_with(**sources) as here, Stack(here, backend=None, name="sweeps") as stack:
+        shop = stack.load("shop")
+        for order in range(MESSAGES):
+            shop.charge.apply_async((order,), countdown=3600)
+        if case["killed"] == BETWEEN:
+            kill_between_sweeps(stack, stack.start_worker(*unused, app="shop"))
+            strand(stack)
+        else:
+            strand(stack)
+            kill_in_sweep(stack, stack.start_worker(*unused, app="shop"))
+        killed, left, before = time.monotonic(), lock(stack), held(stack)
+        stack.start_worker(*unused, app="shop")
+        poll(lambda: not held(stack), killed + WATCHED - time.monotonic(), pause=0.05)
+        after, seconds = held(stack), time.monotonic() - killed
+        yield {
+            **case,
+            "messages": MESSAGES,
+            "stranded_at_the_kill": before,
+            "lock_expires_in": None if left is None else round(left, 1),
+            "watched": WATCHED,
+            "still_stranded": after,
+            "seconds_until_all_back": None if after else round(seconds, 1),
+            **provenance(stack),
+        }
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from helpers import Stack, private_directory, reaper
+from helpers import Stack
 from helpers.errors import StackError
-from helpers.trials import Case, Row, measure, provenance
+from helpers.trials import Case, Row, directory_with, measure, provenance
 from restart.machine import LosableRedis
 
 SNAPSHOTS = "3600 1 300 100 60 10000"  # Redis's own default
@@ -92,47 +92,43 @@ def end_server(server: LosableRedis, end: str) -> int:
 def lose(batch: list[Case]) -> Iterator[Row]:
     """One run: the load, the counts, the end, the start, the counts."""
     [case] = batch
-    here = private_directory()
-    (here / "shop.py").write_text(SHOP)
     config = SETTINGS[case["setting"]]
-    try:
-        with Stack(
-            here, broker=lambda home: LosableRedis(home, config), name="persistence"
-        ) as stack:
-            server = stack.redis
-            assert isinstance(server, LosableRedis)
-            worker = stack.start_worker("--concurrency=1", "--queues=celery")
-            shop = stack.load("shop")
-            shop.charge.delay(0).get(timeout=10)
-            # A moment of its own in the second between two syncs.
-            load(shop, server, SECONDS + case["run"] / RUNS, config["save"] != "")
-            worker.pause()
-            with server.client() as client:
-                saved = config["save"] != ""
-                stack.wait_until(
-                    lambda: client.info("persistence")["rdb_saves"] >= saved, "the snapshot saved"
-                )
-                snapshots = client.info("persistence")["rdb_saves"]
-            before = count(server)
-            synced_at = server.lengths.stat().st_mtime if server.lengths.exists() else None
-            since = None if synced_at is None else round(time.time() - synced_at, 2)
-            cut = end_server(server, case["end"])
-            if "appendonly" in config and not any(".incr." in str(f) for f in server.synced_names):
-                raise StackError("no sync of the append-only file was seen: is the shim preloaded?")
-            server.restart()
-            after = count(server)
-            yield {
-                **case,
-                **{f"{kind}_before": number for kind, number in before.items()},
-                **{f"{kind}_after": number for kind, number in after.items()},
-                "snapshots": snapshots,
-                "seconds_since_sync": since,
-                "bytes_cut": cut,
-                **provenance(stack),
-            }
-            worker.kill()
-    finally:
-        reaper.remove(here)
+    with (
+        directory_with(shop=SHOP) as here,
+        Stack(here, broker=lambda home: LosableRedis(home, config), name="persistence") as stack,
+    ):
+        server = stack.redis
+        assert isinstance(server, LosableRedis)
+        worker = stack.start_worker("--concurrency=1", "--queues=celery")
+        shop = stack.load("shop")
+        shop.charge.delay(0).get(timeout=10)
+        # A moment of its own in the second between two syncs.
+        load(shop, server, SECONDS + case["run"] / RUNS, config["save"] != "")
+        worker.pause()
+        with server.client() as client:
+            saved = config["save"] != ""
+            stack.wait_until(
+                lambda: client.info("persistence")["rdb_saves"] >= saved, "the snapshot saved"
+            )
+            snapshots = client.info("persistence")["rdb_saves"]
+        before = count(server)
+        synced_at = server.lengths.stat().st_mtime if server.lengths.exists() else None
+        since = None if synced_at is None else round(time.time() - synced_at, 2)
+        cut = end_server(server, case["end"])
+        if "appendonly" in config and not any(".incr." in str(f) for f in server.synced_names):
+            raise StackError("no sync of the append-only file was seen: is the shim preloaded?")
+        server.restart()
+        after = count(server)
+        yield {
+            **case,
+            **{f"{kind}_before": number for kind, number in before.items()},
+            **{f"{kind}_after": number for kind, number in after.items()},
+            "snapshots": snapshots,
+            "seconds_since_sync": since,
+            "bytes_cut": cut,
+            **provenance(stack),
+        }
+        worker.kill()
 
 
 if __name__ == "__main__":

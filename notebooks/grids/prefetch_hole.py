@@ -24,8 +24,8 @@ from typing import Any
 
 from celery.result import AsyncResult
 
-from helpers import Stack, private_directory, reaper
-from helpers.trials import Case, Row, measure, provenance
+from helpers import Stack
+from helpers.trials import Case, Row, directory_with, fate_columns, measure, provenance
 from helpers.worker import Worker
 
 DEFAULT, ONE, DISABLED = "default", "--prefetch-multiplier=1", "--disable-prefetch"
@@ -82,38 +82,35 @@ class Watch:
 def hole(batch: list[Case]) -> Iterator[Row]:
     """One run: what keeps the child busy, messages, the end, the fates."""
     [case] = batch
-    here = private_directory()
-    (here / "shop.py").write_text(SHOP.format(late=case["ack"] == LATE))
     options = () if case["prefetch"] == DEFAULT else (case["prefetch"],)
-    try:
-        with Stack(here, backend=None, name="hole") as stack:
-            worker = stack.start_worker("--concurrency=1", *options)
-            shop = stack.load("shop")
-            watch, sent = Watch(stack), list[AsyncResult]()
-            long, began = keep_busy(stack, shop, case, watch, sent)
-            while time.monotonic() < began + BUSY:
-                publish(shop, watch, sent)
-            nowhere, busy = set(watch.since), time.monotonic() - began
-            end(worker, case["end"], watch, sent)
-            table = stack.settle().table
-            fates = table.loc[[result.id for result in sent], "fate"].value_counts()
-            after = table.loc[sorted(nowhere), "fate"].value_counts()
-            yield {
-                **case,
-                "messages": len(sent),
-                "busy_seconds": round(busy, 1),
-                "in_no_store": len(nowhere),
-                "seconds_in_no_store": round(watch.longest, 1),
-                **{name: int(fates.get(name, 0)) for name in FATES},
-                "other": int(len(sent) - sum(fates.get(name, 0) for name in FATES)),
-                "of_these_lost": int(after.get("lost", 0)),
-                "of_these_queued": int(after.get("queued", 0)),
-                "fate_of_the_long": table.loc[long.id, "fate"],
-                "exit_code": worker.exit_code,
-                **provenance(stack),
-            }
-    finally:
-        reaper.remove(here)
+    with (
+        directory_with(shop=SHOP.format(late=case["ack"] == LATE)) as here,
+        Stack(here, backend=None, name="hole") as stack,
+    ):
+        worker = stack.start_worker("--concurrency=1", *options)
+        shop = stack.load("shop")
+        watch, sent = Watch(stack), list[AsyncResult]()
+        long, began = keep_busy(stack, shop, case, watch, sent)
+        while time.monotonic() < began + BUSY:
+            publish(shop, watch, sent)
+        nowhere, busy = set(watch.since), time.monotonic() - began
+        end(worker, case["end"], watch, sent)
+        table = stack.settle().table
+        fates = table.loc[[result.id for result in sent], "fate"]
+        after = fate_columns(table.loc[sorted(nowhere), "fate"], ("lost", "queued"))
+        yield {
+            **case,
+            "messages": len(sent),
+            "busy_seconds": round(busy, 1),
+            "in_no_store": len(nowhere),
+            "seconds_in_no_store": round(watch.longest, 1),
+            **fate_columns(fates, FATES),
+            "of_these_lost": after["lost"],
+            "of_these_queued": after["queued"],
+            "fate_of_the_long": table.loc[long.id, "fate"],
+            "exit_code": worker.exit_code,
+            **provenance(stack),
+        }
 
 
 def keep_busy(

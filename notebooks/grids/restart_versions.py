@@ -12,10 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from helpers import Stack, private_directory, reaper
+from helpers import Stack
 from helpers.faults import down
 from helpers.process import poll
-from helpers.trials import Case, Row, measure, provenance
+from helpers.trials import Case, Row, directory_with, measure, provenance
 from restart.environments import python_with, redis_py
 from restart.plain import PlainWorker, wait_quiet
 from restart.shop import ON_DISK, SHOP, notes, places
@@ -76,12 +76,8 @@ def restart(batch: list[Case]) -> Iterator[Row]:
     """One run: a worker that holds something, the restart, one more order."""
     [case] = batch
     python = python_with(case["celery"], case["kombu"])
-    here = private_directory()
-    (here / "shop.py").write_text(SHOP.format(options={}))
-    try:
+    with directory_with(shop=SHOP.format(options={})) as here:
         yield _run(case, here, python)
-    finally:
-        reaper.remove(here)
 
 
 def _run(case: Case, here: Path, python: Path) -> Row:

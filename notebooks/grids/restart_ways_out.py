@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from helpers import Stack, private_directory, reaper
+from helpers import Stack
 from helpers.faults import down
 from helpers.process import poll
-from helpers.trials import Case, Row, measure, provenance
+from helpers.trials import Case, Row, directory_with, measure, provenance
 from restart.environments import python_with, redis_py
 from restart.plain import PlainWorker, wait_quiet
 from restart.shop import ON_DISK, PATCH, SHOP, notes, places
@@ -41,13 +41,9 @@ def restart(batch: list[Case]) -> Iterator[Row]:
     """One run: six orders in a worker's hands, the restart, two more orders."""
     [case] = batch
     python = python_with(case["celery"], case["kombu"])
-    here = private_directory()
     patch = PATCH if case["way_out"] == PATCHED else ""
-    (here / "shop.py").write_text(SHOP.format(options=OPTIONS) + patch)
-    try:
+    with directory_with(shop=SHOP.format(options=OPTIONS) + patch) as here:
         yield {**_run(case, here, python), "celery": case["celery"], "kombu": case["kombu"]}
-    finally:
-        reaper.remove(here)
 
 
 def _run(case: Case, here: Path, python: Path) -> Row:

@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from helpers import Stack, private_directory, reaper
-from helpers.faults import kill_between_sweeps
-from helpers.trials import Case, Row, measure, provenance
+from helpers import Stack
+from helpers.trials import Case, Row, directory_with, measure, provenance
 from helpers.worker import Worker
+from sweep.stranded import EVERY_SECOND, HELD, strand, sweeps
 
 IDLE, BUSY, TRAFFIC = "idle", "long tasks", "traffic"
 BEFORE, MINGLE, NO_MINGLE = "before", "after, with mingle", "after, without mingle"
@@ -61,10 +61,6 @@ from celery import Celery
 app = Celery("shop")
 app.conf.broker_transport_options = {options}
 
-@app.task(acks_late=True, ignore_result=True)
-def held():
-    time.sleep(600)
-
 @app.task(ignore_result=True)
 def busy(seconds):
     time.sleep(seconds)
@@ -93,14 +89,12 @@ def second(stack: Stack, shop: Any, cell: Cell) -> Worker:
     return worker
 
 
-def strand(stack: Stack, shop: Any) -> tuple[float, float]:
+def strand_all(stack: Stack, shop: Any) -> tuple[float, float]:
     """Leave messages of a killed worker in `unacked`: when they were taken, when it was killed."""
     victim = stack.start_worker("--concurrency=1", "--queues=celery")
-    ids = {shop.held.delay().id for _ in range(MESSAGES)}
-    stack.wait_until(lambda: ids <= {e.task_id for e in stack.redis.unacked()}, "held")
-    taken = min(e["at"] for e in stack.ledger.of("received") if e["id"] in ids)
-    kill_between_sweeps(stack, victim)
+    ids = strand(stack, shop, victim, MESSAGES)
     killed = time.monotonic()
+    taken = min(e["at"] for e in stack.ledger.of("received") if e["id"] in ids)
     held = ids & {entry.task_id for entry in stack.redis.unacked()}
     # A long task under solo is held, too, and may have come back.
     if held != ids or any(event["id"] in ids for event in stack.ledger.of("restored")):
@@ -113,57 +107,48 @@ def back(stack: Stack) -> int:
     return len(stack.redis.queued().get("celery", []))
 
 
-def sweeps(stack: Stack) -> int:
-    """How often anybody looked for old messages; `stack.redis.unacked` counts as one, too."""
-    with stack.redis.client() as client:
-        return int(client.info("commandstats").get("cmdstat_zrange", {}).get("calls", 0))
-
-
 def come_back(batch: list[Case]) -> Iterator[Row]:
     """One run: strand, watch the queue for twenty seconds, or until all are back."""
     [case] = batch
     cell = Cell(*(case[name] for name in Cell._fields))
     options = {
         "visibility_timeout": TIMEOUT,
-        "unacked_restore_interval": 1,
-        "unacked_restore_throttle": 1,
+        **EVERY_SECOND,
         **({"polling_interval": POLLING_INTERVAL} if cell.cure == POLLING else {}),
     }
-    here = private_directory()
-    (here / "shop.py").write_text(SHOP.format(options=options))
-    try:
-        with Stack(here, backend=None, name="pools") as stack:
-            shop = stack.load("shop")
-            if cell.cure in BESIDE:
-                beside = f"--pool={BESIDE[cell.cure]}"
-                stack.start_worker(beside, "--concurrency=1", "--queues=unused")
-            worker = second(stack, shop, cell) if cell.start == BEFORE else None
-            taken, killed = strand(stack, shop)
-            before = sweeps(stack)
-            if worker is None:
-                time.sleep(TIMEOUT + 0.5)  # until they are old enough
-                worker = second(stack, shop, cell)
-            seconds = watch(stack, shop, cell, killed)
-            [ready] = [e["at"] for e in stack.ledger.of("ready") if e["pid"] == worker.pid]
-            busy = [e for e in stack.ledger.of("started") if e["task"] == "shop.busy"]
-            yield {
-                **case,
-                "visibility_timeout": TIMEOUT,
-                "messages": MESSAGES,
-                "seconds_held_before": round(killed - taken, 2),
-                "ready": round(ready - killed, 2),
-                "watched": WATCHED,
-                "sweeps": sweeps(stack) - before,
-                "back": back(stack),
-                "returned": seconds is not None,
-                "seconds": None if seconds is None else round(seconds, 2),
-                "timeouts": None if seconds is None else round(seconds / TIMEOUT, 2),
-                "others_started": len(busy),
-                "lives": worker.alive,
-                **provenance(stack),
-            }
-    finally:
-        reaper.remove(here)
+    with (
+        directory_with(shop=SHOP.format(options=options) + HELD) as here,
+        Stack(here, backend=None, name="pools") as stack,
+    ):
+        shop = stack.load("shop")
+        if cell.cure in BESIDE:
+            beside = f"--pool={BESIDE[cell.cure]}"
+            stack.start_worker(beside, "--concurrency=1", "--queues=unused")
+        worker = second(stack, shop, cell) if cell.start == BEFORE else None
+        taken, killed = strand_all(stack, shop)
+        before = sweeps(stack)
+        if worker is None:
+            time.sleep(TIMEOUT + 0.5)  # until they are old enough
+            worker = second(stack, shop, cell)
+        seconds = watch(stack, shop, cell, killed)
+        [ready] = [e["at"] for e in stack.ledger.of("ready") if e["pid"] == worker.pid]
+        busy = [e for e in stack.ledger.of("started") if e["task"] == "shop.busy"]
+        yield {
+            **case,
+            "visibility_timeout": TIMEOUT,
+            "messages": MESSAGES,
+            "seconds_held_before": round(killed - taken, 2),
+            "ready": round(ready - killed, 2),
+            "watched": WATCHED,
+            "sweeps": sweeps(stack) - before,
+            "back": back(stack),
+            "returned": seconds is not None,
+            "seconds": None if seconds is None else round(seconds, 2),
+            "timeouts": None if seconds is None else round(seconds / TIMEOUT, 2),
+            "others_started": len(busy),
+            "lives": worker.alive,
+            **provenance(stack),
+        }
 
 
 def watch(stack: Stack, shop: Any, cell: Cell, killed: float) -> float | None:

@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator
 from itertools import product
 
-from helpers import Stack, private_directory, reaper
-from helpers.trials import Case, Row, measure, provenance
+from helpers import Stack
+from helpers.trials import Case, Row, directory_with, measure, provenance
 from helpers.worker import Worker
 
 SHORT, LONG, SOFT, PATIENCE = 1.0, 6.0, 3.0, 40.0  # seconds
@@ -76,46 +76,45 @@ def signalled(stack: Stack, worker: Worker, sent: str, task_id: str) -> tuple[fl
 def shut_down(batch: list[Case]) -> Iterator[Row]:
     """One run: one worker with room for one task, two orders, the signal, what is left."""
     [case] = batch
-    here, late = private_directory(), case["ack"] == "late ack"
-    (here / "shop.py").write_text(SHOP.format(late=late, soft=case["soft_timeout"]))
-    try:
-        with Stack(here, name="shutdown") as stack:
-            # Read by billiard when the worker starts.
-            if case["signal"] == REMAPPED:
-                os.environ["REMAP_SIGTERM"] = "SIGQUIT"
-            try:
-                worker = stack.start_worker(f"--pool={case['pool']}", "--concurrency=1")
-            finally:
-                os.environ.pop("REMAP_SIGTERM", None)
-            shop = stack.load("shop")
-            running = shop.charge.delay(0, case["task_seconds"])
-            stack.wait_for("started", running)
-            held = shop.charge.delay(1, 0)
-            if case["pool"] == "solo":  # it fetches nothing while a task runs
-                time.sleep(0.5)
-            else:
-                stack.wait_for("received", held)
-            if not late and case["pool"] != "solo":
-                stack.wait_for("acknowledged", running)
-            began = time.monotonic()
-            seconds, unacked = signalled(stack, worker, case["signal"], running.id)
-            table = stack.settle(timeout=5, quiet=0.5).table
-            ended = [e["at"] - began for e in stack.ledger.of("finished") if e["id"] == running.id]
-            raised = here / "raised.txt"
-            yield {
-                **case,
-                "running": table.loc[running.id, "fate"],
-                "state": running.state,
-                "held": table.loc[held.id, "fate"],
-                "raised": raised.read_text() if raised.exists() else "",
-                "seconds": seconds,
-                "seconds_to_finish": round(ended[0], 1) if ended else None,
-                "seconds_in_unacked": unacked,
-                "exit_code": worker.exit_code,
-                **provenance(stack),
-            }
-    finally:
-        reaper.remove(here)
+    late = case["ack"] == "late ack"
+    with (
+        directory_with(shop=SHOP.format(late=late, soft=case["soft_timeout"])) as here,
+        Stack(here, name="shutdown") as stack,
+    ):
+        # Read by billiard when the worker starts.
+        if case["signal"] == REMAPPED:
+            os.environ["REMAP_SIGTERM"] = "SIGQUIT"
+        try:
+            worker = stack.start_worker(f"--pool={case['pool']}", "--concurrency=1")
+        finally:
+            os.environ.pop("REMAP_SIGTERM", None)
+        shop = stack.load("shop")
+        running = shop.charge.delay(0, case["task_seconds"])
+        stack.wait_for("started", running)
+        held = shop.charge.delay(1, 0)
+        if case["pool"] == "solo":  # it fetches nothing while a task runs
+            time.sleep(0.5)
+        else:
+            stack.wait_for("received", held)
+        if not late and case["pool"] != "solo":
+            stack.wait_for("acknowledged", running)
+        began = time.monotonic()
+        seconds, unacked = signalled(stack, worker, case["signal"], running.id)
+        table = stack.settle(timeout=5, quiet=0.5).table
+        ended = [e["at"] - began for e in stack.ledger.of("finished") if e["id"] == running.id]
+        raised = here / "raised.txt"
+        yield {
+            **case,
+            "running": table.loc[running.id, "fate"],
+            "state": running.state,
+            "held": table.loc[held.id, "fate"],
+            "raised": raised.read_text() if raised.exists() else "",
+            "seconds": seconds,
+            "seconds_to_finish": round(ended[0], 1) if ended else None,
+            "seconds_in_unacked": unacked,
+            "exit_code": worker.exit_code,
+            **provenance(stack),
+        }
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from helpers import Stack, private_directory, reaper
-from helpers.faults import kill_between_sweeps
-from helpers.trials import Case, Row, measure, provenance
+from helpers import Stack
+from helpers.trials import Case, Row, directory_with, measure, provenance
+from sweep.stranded import HELD, strand, sweeps
 
 INSPECT = "from watcher import app; print(app.control.inspect().ping())"
 LLEN, PYTHON = "LLEN", "app.control.inspect().ping()"
@@ -39,10 +39,6 @@ from celery import Celery
 
 app = Celery("shop")
 app.conf.broker_transport_options = {{"visibility_timeout": {timeout}}}
-
-@app.task(acks_late=True, ignore_result=True)
-def held():
-    time.sleep(600)
 """
 WATCHER = """
 from celery import Celery
@@ -74,26 +70,17 @@ def look(stack: Stack, watcher: str, here: Path) -> int:
     return done.returncode
 
 
-def sweeps(stack: Stack) -> int:
-    """How often anybody looked for old messages; `stack.redis.unacked` counts as one, too."""
-    with stack.redis.client() as client:
-        return int(client.info("commandstats").get("cmdstat_zrange", {}).get("calls", 0))
-
-
 def watch(batch: list[Case]) -> Iterator[Row]:
     """One run: strand, wait, look, count."""
     [case] = batch
-    here, elsewhere = private_directory(), private_directory()
-    (here / "shop.py").write_text(SHOP.format(timeout=case["worker_timeout"]))
-    try:
-        with Stack(here, backend=None, name="watchers") as stack:
-            own = WATCHER.format(url=stack.redis.url(), timeout=case["watcher_timeout"])
-            (elsewhere / "watcher.py").write_text(own)
+    with (
+        directory_with(shop=SHOP.format(timeout=case["worker_timeout"]) + HELD) as here,
+        Stack(here, backend=None, name="watchers") as stack,
+    ):
+        own = WATCHER.format(url=stack.redis.url(), timeout=case["watcher_timeout"])
+        with directory_with(watcher=own) as elsewhere:
             worker = stack.start_worker("--concurrency=1")
-            shop = stack.load("shop")
-            ids = {shop.held.delay().id for _ in range(MESSAGES)}
-            stack.wait_until(lambda: ids <= {e.task_id for e in stack.redis.unacked()}, "held")
-            kill_between_sweeps(stack, worker)
+            ids = strand(stack, stack.load("shop"), worker, MESSAGES)
             killed = time.monotonic()
             time.sleep(AGE)
             stranded = len(stack.redis.unacked())
@@ -115,9 +102,6 @@ def watch(batch: list[Case]) -> Iterator[Row]:
                 "still_stranded": len(left),
                 **provenance(stack),
             }
-    finally:
-        reaper.remove(here)
-        reaper.remove(elsewhere)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from celery.result import AsyncResult
 
 from chord.case import Case, Run
 from chord.shop import SHOP
-from helpers import Stack, chords, lens, private_directory, reaper
-from helpers.trials import Row, provenance
+from helpers import Stack, chords, lens
+from helpers.trials import Row, directory_with, provenance
 
 # A chord without a fault takes `healthy` seconds. One that has not ended after three times as long,
 # and of which nothing moves any more, is judged by what is left of it.
@@ -25,13 +25,11 @@ def run(case: Case, numbers: Sequence[int], healthy: float) -> list[Row]:
 
     `healthy` is how long a chord of the same size takes without a fault, in seconds.
     """
-    here = private_directory()
     conf = f"app.conf.update({case.conf!r})\n"
-    (here / "shop.py").write_text(SHOP + case.source + conf)
     backend: Any = case.results if case.results is not None else "same"
-    if case.polls:
-        backend = f"db+sqlite:///{here / 'results.sqlite'}"
-    try:
+    with directory_with(shop=SHOP + case.source + conf) as here:
+        if case.polls:
+            backend = f"db+sqlite:///{here / 'results.sqlite'}"
         with Stack(here, redis=case.redis, backend=backend, name="chord") as stack:
             stack.start_worker(*case.worker)
             shop = stack.load("shop")
@@ -45,8 +43,6 @@ def run(case: Case, numbers: Sequence[int], healthy: float) -> list[Row]:
             settled = (3, 0.3) if ended else (case.timeout, case.quiet)
             table = stack.settle(*settled).table
             return [_row(one, table) for one in runs]
-    finally:
-        reaper.remove(here)
 
 
 def _publish(run: Run) -> None:
