@@ -10,7 +10,7 @@ PYTHON=${PYTHON:-}
 # part of it because a virtual environment does not survive being moved.
 state() {
     pwd
-    cksum pyproject.toml requirements.txt
+    cksum pyproject.toml requirements.txt binder/overrides.json
     [ "$1" = lab ] || cksum requirements-dev.txt
 }
 

@@ -118,6 +118,16 @@ def test_only_a_changed_file_installs_again(place: Place) -> None:
     assert place.calls() == []
 
 
+def test_what_jupyterlab_is_told_reaches_an_environment_that_was_there(place: Place) -> None:
+    place.program("python3", PYTHON)
+    place.calls()
+    told = place.root / ".venv" / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
+    assert told.read_text() == (ROOT / "binder" / "overrides.json").read_text()
+    (place.root / "binder" / "overrides.json").write_text("{}")
+    place.calls()
+    assert told.read_text() == "{}"
+
+
 def test_interrupted_run_starts_afresh(place: Place) -> None:
     place.program("python3", PYTHON)
     broken = Path(f"{place.log}.broken")
