@@ -122,12 +122,12 @@ def fold_answers(notebook: NotebookNode) -> None:
     In JupyterLab until the cell runs, and on the website. GitHub shows it.
     https://nbformat.readthedocs.io/en/latest/format_description.html#cell-metadata
     """
-    answering = list(_answering(notebook))
-    for cell in notebook.cells:
+    answering = _answering(notebook)
+    for index, cell in enumerate(notebook.cells):
         cell.metadata.pop("collapsed", None)  # JupyterLab's menus store both
         cell.metadata.pop("jupyter", None)
         tags = [tag for tag in cell.metadata.pop("tags", []) if tag != FOLDED]
-        if cell in answering and cell.outputs:
+        if index in answering and cell.get("outputs"):
             cell.metadata["jupyter"] = {"outputs_hidden": True}
             tags.append(FOLDED)
         if tags:
@@ -139,11 +139,9 @@ def _is_folded(cell: NotebookNode) -> bool:
     return in_lab and FOLDED in cell.metadata.get("tags", [])
 
 
-def _answering(notebook: NotebookNode) -> Iterator[NotebookNode]:
-    """The code cells from a question to the one that compares the prediction, and that one."""
-    for question, answer in _questions(notebook):
-        between = notebook.cells[question + 1 : answer + 1]
-        yield from (cell for cell in between if cell.cell_type == "code")
+def _answering(notebook: NotebookNode) -> set[int]:
+    """The cells from behind a question to the one that compares the prediction, by their index."""
+    return {at for asked, end in _questions(notebook) for at in range(asked + 1, end + 1)}
 
 
 def _questions(notebook: NotebookNode) -> Iterator[tuple[int, int]]:
@@ -160,14 +158,12 @@ def _answer_problems(notebook: NotebookNode) -> Iterator[str]:
     for question, answer in _questions(notebook):
         if answer == question:
             yield f"cell {question + 1}: a prediction that is never compared"
-    answering = list(_answering(notebook))
-    for number, cell in enumerate(notebook.cells, start=1):
-        if cell not in answering:
-            continue
-        if re.search(r"^\s*assert\b", cell.source, re.MULTILINE):
-            yield f"cell {number}: an assert beside the answer to a Predict, or before it"
-        if cell.outputs and not _is_folded(cell):
-            yield f"cell {number}: its output is in sight of the question (make notebooks folds it)"
+    for index in sorted(_answering(notebook)):
+        cell, place = notebook.cells[index], f"cell {index + 1}"
+        if cell.cell_type == "code" and re.search(r"^\s*assert\b", cell.source, re.MULTILINE):
+            yield f"{place}: an assert beside the answer to a Predict, or before it"
+        if cell.get("outputs") and not _is_folded(cell):
+            yield f"{place}: its output is in sight of the question (make notebooks folds it)"
 
 
 def _one_part_problems(text: str) -> Iterator[str]:

@@ -48,8 +48,8 @@ class Outcome(Protocol):
 class Prediction(Protocol):
     """What the reader predicted, in words."""
 
-    def text(self) -> str | None:
-        """What was predicted, or None where nobody did."""
+    def text(self) -> str:
+        """What was predicted, or that nobody did."""
 
 
 def fates(*outcomes: Outcome, prediction: Prediction | None = None) -> None:
