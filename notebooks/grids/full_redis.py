@@ -3,7 +3,7 @@
 With `broker_channel_error_retry`, and without; early and late ack. Orders are published until ten
 seconds after the first refusal, so memory stays full. Then Redis gets room; a worker that has ended
 is replaced. The visibility timeout is an hour: what is in `unacked` when all is quiet stays there.
-Writes full_redis.csv beside this file: one row a run. Ten minutes on two cores.
+Writes full_redis.csv beside this file: one row a run. Twenty minutes on two cores.
 """
 
 import time
@@ -16,7 +16,7 @@ from helpers import Stack
 from helpers.process import poll
 from helpers.trials import Case, Row, directory_with, fate_columns, measure, provenance
 
-RUNS, FULL_FOR, ROOM = 5, 10.0, "100mb"
+RUNS, FULL_FOR, ROOM = 10, 10.0, "100mb"
 ACKS = ["early ack", "late ack"]
 REDIS = {"maxmemory": "2200kb", "maxmemory-policy": "noeviction"}
 SLOW = 20  # orders that take a second, so that the queue grows
