@@ -18,7 +18,7 @@ CELLS = {
     "crash_worker": (["setting", "process", "moment"], 40, 20),
     "eta_strands": (["eta_task_limit", "countdowns"], 6, 5),
     "evict_policies": (["policy", "idle_seconds"], 16, 10),
-    "full_redis": (["ack", "broker_channel_error_retry"], 4, 5),
+    "full_redis": (["ack", "broker_channel_error_retry"], 4, 10),
     "killed_in_a_sweep": (["killed", "mutex_expire"], 3, 5),
     "persistence": (["setting", "end"], 12, 20),
     "persistence_cost": (["setting"], 4, 20),
